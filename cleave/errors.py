@@ -1,0 +1,90 @@
+"""Every error that Cleave raises on purpose, as one tree named after the boundary that failed.
+
+    CleaveError
+    ├── ConfigError          a config, flag, path or checkpoint that the user has to change
+    │   └── FingerprintError a shipped checkpoint that no longer fits the code
+    ├── DataError            a data set or input that cannot be read or is not what it claims
+    ├── GenerationError      a language model or its endpoint failed to reply
+    ├── ParseError           a model replied, the reply is not in the agreed form
+    ├── BudgetExceeded       the caller's limit on tokens, calls, seconds or money ran out
+    ├── RoleUnavailable      an actor or deployment that hosts a role cannot be reached or placed
+    └── StorageError         a run folder cannot be written or read (full disk, permissions)
+
+Each message is one sentence that ends with the remedy. `exit_code` and `http_status` say how the command line and the
+HTTP routes report it. Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from typing import ClassVar
+
+
+class CleaveError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+
+class ConfigError(CleaveError):
+    """The user's config, flag, path or checkpoint has to change."""
+
+    exit_code = 2
+    http_status = 400
+    code = "invalid_request"
+
+
+class FingerprintError(ConfigError):
+    """A shipped checkpoint was trained for another task profile, prompt version or tokenizer."""
+
+    code = "stale_checkpoint"
+
+
+class DataError(CleaveError):
+    """A data set or an input cannot be read, or is not what it claims to be."""
+
+    exit_code = 2
+    http_status = 400
+    code = "invalid_input"
+
+
+class GenerationError(CleaveError):
+    """A language model, or the endpoint that hosts it, failed to reply."""
+
+    http_status = 502
+    code = "generation_failed"
+
+
+class ParseError(CleaveError):
+    """A model replied, but not in the agreed form. `text` is what it said."""
+
+    http_status = 502
+    code = "unparsable_reply"
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+    def __reduce__(self) -> tuple[type["ParseError"], tuple[str, str]]:
+        return type(self), (str(self), self.text)
+
+
+class BudgetExceeded(CleaveError):
+    """The caller's limit on tokens, calls, seconds or money ran out before an answer was found."""
+
+    http_status = 422
+    code = "budget_exceeded"
+
+
+class RoleUnavailable(CleaveError):
+    """The actor or deployment that hosts a role cannot be reached or cannot be placed."""
+
+    http_status = 503
+    code = "role_unavailable"
+
+
+class StorageError(CleaveError):
+    """A run folder cannot be written or read: full disk, permissions, a lost mount."""
+
+    exit_code = 2
+    http_status = 507
+    code = "storage_failed"

@@ -1,0 +1,1 @@
+"""Language models behind one protocol (protocol.py); one module per backend; `build` turns a ModelConfig into a model."""

@@ -1,0 +1,105 @@
+"""What the reasoning loop asks of the three roles, whoever hosts them.
+
+A request is one frozen value in, one reply out; calls carry their seeds, so a repeated call gives the same reply. The three adapters
+(local, actor pool, Serve handle) live in actors/ and serve/ and implement `RoleHandle`; the loop in reasoning.py sees only this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, SolutionStep, Usage, Verdict
+
+Role = Literal["decomposer", "solver", "verifier"]
+ROLES: tuple[Role, ...] = ("decomposer", "solver", "verifier")
+SolveMode = Literal["answer", "steps", "step"]
+
+
+@dataclass(frozen=True)
+class DecomposeRequest:
+    """Ask for `sampling.n` plans of one problem."""
+
+    problem: Problem
+    sampling: Sampling = Sampling()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DecomposeReply:
+    """`plans[i]` is None where sample i could not be parsed; then `failures` says why. `texts` are the raw replies."""
+
+    plans: tuple[Plan | None, ...]
+    texts: tuple[str, ...]
+    usage: Usage
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """Ask for `sampling.n` solutions of one problem.
+
+    mode 'answer': the final answer only; 'steps': step by step, along `plan` if there is one; 'step': only the last step of `plan`,
+    whose earlier steps are answered in `known` (the loop passes the sub-plan of that step, renumbered from 1).
+    """
+
+    problem: Problem
+    mode: SolveMode = "steps"
+    plan: Plan | None = None
+    known: tuple[SolutionStep, ...] = ()
+    sampling: Sampling = Sampling()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SolveReply:
+    """One Solution per sample; a reply that could not be parsed is a Solution without answer. `usage` covers the prompt once."""
+
+    solutions: tuple[Solution, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Ask for an opinion of each solution of one problem."""
+
+    problem: Problem
+    solutions: tuple[Solution, ...]
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class VerifyReply:
+    """One Verdict per solution, in order."""
+
+    verdicts: tuple[Verdict, ...]
+    usage: Usage = field(default_factory=Usage)
+
+
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+
+class RoleHandle(Protocol[Request_contra, Reply_co]):
+    """One request in, one reply out; asynchronous and cancellable. Raises the errors of errors.py, never a backend's own."""
+
+    async def __call__(self, request: Request_contra) -> Reply_co: ...
+
+    async def info(self) -> ModelInfo:
+        """Which weights answer behind this handle."""
+        ...
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The handles that a strategy may call. `verifier` is None where no verdict is wanted."""
+
+    decomposer: RoleHandle[DecomposeRequest, DecomposeReply]
+    solver: RoleHandle[SolveRequest, SolveReply]
+    verifier: RoleHandle[VerifyRequest, VerifyReply] | None = None
+
+    async def models(self) -> Mapping[str, ModelInfo]:
+        """Model information by role."""
+        handles = {"decomposer": self.decomposer, "solver": self.solver, "verifier": self.verifier}
+        return {name: await handle.info() for name, handle in handles.items() if handle is not None}
