@@ -1,0 +1,46 @@
+"""How a problem is reasoned about: strategy, samples, selection and limits."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cleave.config.base import Config
+
+StrategyName = Literal["direct", "single", "static", "stepwise"]
+SelectionName = Literal["first", "majority"]
+
+
+class BudgetConfig(Config):
+    """Limits per problem; None: no limit. Running out is reported as BudgetExceeded, with what was found until then."""
+
+    max_tokens: int | None = Field(None, gt=0)
+    """Prompt plus generated tokens over all roles."""
+    max_calls: int | None = Field(None, gt=0)
+    """Model calls over all roles."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Wall seconds."""
+    max_price: float | None = Field(None, gt=0)
+    """Price over all roles, in the currency of the models' prices."""
+
+
+class ReasoningConfig(Config):
+    """One strategy with its options."""
+
+    strategy: StrategyName = "static"
+    """direct: answer only; single: step by step without a plan; static: plan once, solve in one pass; stepwise: the plan node by node."""
+    n: int = Field(1, ge=1, le=1024)
+    """Solutions sampled per problem."""
+    temperature: float = Field(0.0, ge=0, le=5)
+    """Sampling temperature of the solver; 0 is greedy (then n must be 1)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the solver's sampling."""
+    plans: int = Field(1, ge=1, le=64)
+    """Plans sampled per problem; the n solutions are shared evenly among them."""
+    plan_temperature: float = Field(0.0, ge=0, le=5)
+    """Sampling temperature of the decomposer."""
+    selection: SelectionName = "first"
+    """How the answer is chosen among the solutions."""
+    seed: int = 0
+    """Seed of the run; each problem derives its own from it and its id."""
+    budget: BudgetConfig = BudgetConfig()
+    """Limits per problem."""

@@ -1,0 +1,65 @@
+"""Who plays each role, with what prompts, on what resources."""
+
+from pydantic import Field, model_validator
+
+from cleave.config.base import Config
+from cleave.config.model import ModelConfig
+
+
+class ResourcesConfig(Config):
+    """What one actor or replica of a role reserves; names are Ray's."""
+
+    num_replicas: int = Field(1, ge=1)
+    """Actors (or Serve replicas) of this role."""
+    num_cpus: float = Field(0.5, gt=0)
+    """Logical CPUs per actor; the model computes with max(1, floor(num_cpus)) threads."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs per actor."""
+    max_ongoing_requests: int = Field(256, ge=1)
+    """Requests that one actor accepts at the same time."""
+    max_restarts: int = Field(3, ge=-1)
+    """Times that Ray restarts a dead actor; -1 without limit."""
+    max_task_retries: int = Field(3, ge=-1)
+    """Times that Ray repeats a call whose actor died; calls carry their seeds, so a repeat gives the same reply."""
+
+
+class BatchingConfig(Config):
+    """How a host groups waiting requests of equal sampling options."""
+
+    max_batch_size: int = Field(64, ge=1)
+    """Most sequences (requests × samples) in one call of the model."""
+    batch_wait_timeout_s: float = Field(0.005, ge=0)
+    """Seconds that a request waits for company when the model is idle."""
+
+
+class RoleConfig(Config):
+    """One role: its model, prompts, batching and resources."""
+
+    model: ModelConfig
+    """The language model."""
+    prompts: str = "auto"
+    """Prompt set: a shipped name, a YAML file, or auto (what the checkpoint was trained with, else instruct-v1)."""
+    max_tokens: int = Field(256, gt=0)
+    """Most tokens generated per reply."""
+    repair_retries: int = Field(0, ge=0, le=3)
+    """Times that an unparsable reply is sent back with the complaint; each retry is counted in the usage."""
+    batching: BatchingConfig = BatchingConfig()
+    """How requests are grouped."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What its actors reserve."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_string(cls, data: object) -> object:
+        return {"model": data} if isinstance(data, str) else data
+
+
+class RolesConfig(Config):
+    """The cast. Without a verifier, solutions are scored by the solver's own length-normalised log-probability."""
+
+    decomposer: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:decomposer"))
+    """Splits a problem into sub-questions."""
+    solver: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:solver"))
+    """Answers the sub-questions and the problem."""
+    verifier: RoleConfig | None = None
+    """Scores solutions; None: the solver's likelihood."""
