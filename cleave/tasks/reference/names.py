@@ -1,0 +1,30 @@
+"""Made-up names of two syllables, so that a name never seen in training still consists of known pieces.
+
+`TRAIN` and `HELD_OUT` are disjoint and serve arithmetic and reading; `PEOPLE`, `CITIES` and `COMPANIES` are the entities of the lookup world.
+"""
+
+import random
+
+STARTS = (
+    "Ba Be Bo Da De Do Fa Fe Fi Ga Go Ha He Jo Ju Ka Ke Ki La Le Lo Lu Ma Me Mi Mo Na Ne No Pa Pe Po Ra Re Ro Ru Sa Se So Ta Te To Va Ve Vi Wa We Za"
+).split()
+ENDS = (
+    "bar bel bin dan del dor fen fin gar gel kas kel kin lan len lia lin lor mar mel min mon nan nel nis nor pas pel "
+    "ran rel ric ron san sel sin son tas tel tin tor van vel vin vor wen wil zan zel"
+).split()
+CITY_ENDS = "burg ton ville ford port field wick mouth".split()
+COMPANY_ENDS = "corp tech works soft lab foods motors press".split()
+
+
+def _shuffled(starts: list[str], ends: list[str], seed: int) -> tuple[str, ...]:
+    names = [start + end for start in starts for end in ends]
+    random.Random(seed).shuffle(names)
+    return tuple(names)
+
+
+_GIVEN = _shuffled(STARTS, ENDS, seed=1)
+TRAIN = _GIVEN[:1000]
+HELD_OUT = _GIVEN[1000:1100]
+PEOPLE = _GIVEN[1100:1740]
+CITIES = _shuffled(STARTS, CITY_ENDS, seed=2)[:200]
+COMPANIES = _shuffled(STARTS, COMPANY_ENDS, seed=3)[:200]

@@ -1,0 +1,131 @@
+"""The reference tasks as streams of problems: any length, flat memory, splits that cannot overlap.
+
+Which split a problem may appear in is decided by a hash of its content (arithmetic and reading: the text; lookup: entity and path), so two
+splits never share a problem whatever the seeds. Test and extrapolation also use names that no training problem has. Problem i of a split
+is a function of (seed, split, i) alone.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from itertools import count, islice
+from typing import Any
+
+from cleave.errors import ConfigError
+from cleave.tasks.reference import arithmetic, lookup, names, reading
+from cleave.tasks.reference.arithmetic import Draft
+from cleave.tasks.reference.node import Noise, answered
+from cleave.tasks.reference.profile import Profile, get_profile
+from cleave.tasks.reference.world import share_of
+from cleave.tasks.scoring import equal, lenient
+from cleave.types import Plan, Problem, Step
+
+FAMILIES = {
+    "arithmetic": "generated word problems over a dependency graph of quantities (after GSM8K)",
+    "lookup": "generated multi-hop questions over a fixed world that must be known (after Bamboogle)",
+    "reading": "generated passages and tables to count, compare and sum over (after DROP)",
+}
+# Share of all possible problems that belongs to each split: [from, to).
+BUCKETS = {"test": (0.0, 0.3), "validation": (0.3, 0.4), "train": (0.4, 1.0), "extrapolation": (0.0, 0.3)}
+HELD_OUT_SPLITS = ("test", "extrapolation")
+REFERENCE = re.compile(r"#(\d+)")
+
+
+class ReferenceTask:
+    """One family under one profile, with dials changed where asked. Follows the Task protocol."""
+
+    def __init__(
+        self,
+        family: str,
+        profile: Profile,
+        dials: Mapping[str, Any] | None = None,
+        noise: Noise | None = None,
+        vocabulary: str | None = None,
+    ) -> None:
+        self.name = family
+        self.description = FAMILIES[family]
+        self.profile = profile
+        self.noise = noise or Noise()
+        self.dials = _changed(getattr(profile, family), dials or {})
+        if vocabulary not in (None, "train", "held_out"):
+            raise ConfigError(f"vocabulary {vocabulary!r} is not known; use train or held_out.")
+        self._vocabulary = vocabulary
+
+    @property
+    def splits(self) -> dict[str, int | None]:
+        """Split names; None: as many problems as asked for."""
+        known = ("train", "validation", "test") + (("extrapolation",) if self.name == "arithmetic" else ())
+        return dict.fromkeys(known)
+
+    def problems(self, split: str, limit: int | None = None, seed: int = 0) -> Iterator[Problem]:
+        """Stream the problems of a split; endless without a limit. Raises ConfigError for an unknown split."""
+        if split not in self.splits:
+            raise ConfigError(f"{self.name} has no split {split!r}; the splits are {', '.join(self.splits)}.")
+        return islice((self._problem(split, seed, index) for index in count()), limit)
+
+    def score(self, problem: Problem, answer: str | None) -> bool:
+        """Strict final-answer rule."""
+        return answer is not None and problem.answer is not None and equal(problem.answer, answer)
+
+    def lenient(self, problem: Problem, text: str) -> bool:
+        """The any-token rule of the papers' authors, for a comparison column."""
+        return problem.answer is not None and lenient(problem.answer, text)
+
+    def _problem(self, split: str, seed: int, index: int) -> Problem:
+        rng = random.Random(f"{self.profile.name}/{self.name}/{split}/{seed}/{index}")
+        low, high = BUCKETS[split]
+        while True:
+            draft = self._draft(rng, split)
+            if low <= share_of(draft.key) < high:
+                return _problem(f"{self.name}-{split}-{seed}-{index}", self.name, draft, self.noise, rng)
+
+    def _draft(self, rng: random.Random, split: str) -> Draft:
+        held_out = self._vocabulary == "held_out" or (self._vocabulary is None and split in HELD_OUT_SPLITS)
+        vocabulary = names.HELD_OUT if held_out else names.TRAIN
+        if self.name == "arithmetic":
+            dials = replace(self.dials, depths=(self.profile.extrapolation_depth,)) if split == "extrapolation" else self.dials
+            return arithmetic.draft(rng, dials, vocabulary)
+        if self.name == "lookup":
+            return lookup.draft(rng, self.dials, self.dials.coverage if split == "train" else 1.0)
+        return reading.draft(rng, self.dials, vocabulary)
+
+
+def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> ReferenceTask:
+    """Build a reference task. Besides the family's dials: noise, noise_share, noise_intensity (card 22 of the method list), vocabulary."""
+    if name not in FAMILIES:
+        raise ConfigError(f"no reference task {name!r}; the families are {', '.join(FAMILIES)}.")
+    noise = Noise(dials.pop("noise", "none"), dials.pop("noise_share", 0.0), dials.pop("noise_intensity", 0.25))
+    if noise.kind not in ("none", "static", "dynamic"):
+        raise ConfigError(f"noise {noise.kind!r} is not known; use none, static or dynamic.")
+    vocabulary = dials.pop("vocabulary", None)
+    return ReferenceTask(name, get_profile(profile), dials, noise, vocabulary)
+
+
+def _changed(dials: Any, changes: Mapping[str, Any]) -> Any:
+    known = {field.name for field in fields(dials)}
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"unknown dial {name!r}; the dials are {', '.join(sorted(known))}.")
+    return replace(dials, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()})
+
+
+def _problem(identity: str, family: str, draft: Draft, noise: Noise, rng: random.Random) -> Problem:
+    truth = answered(draft.nodes, Noise(), rng)
+    steps = answered(draft.nodes, noise, rng) if noise.kind != "none" else truth
+    return Problem(
+        id=identity,
+        question=draft.question,
+        context=draft.context,
+        answer=truth[-1].answer,
+        task=family,
+        skills=draft.skills,
+        depth=draft.depth,
+        gold_plan=Plan(tuple(_step(index, node.question) for index, node in enumerate(draft.nodes, start=1))),
+        gold_steps=steps,
+    )
+
+
+def _step(index: int, question: str) -> Step:
+    needs = tuple(sorted({int(j) for j in REFERENCE.findall(question)}))
+    return Step(index, question, needs)

@@ -1,0 +1,150 @@
+"""The generated tasks: gold answers follow from the gold steps, splits never overlap, dials do what they say, the profile is frozen."""
+
+import re
+from itertools import islice
+
+import pytest
+
+from cleave.errors import ConfigError
+from cleave.plans import parse_plan
+from cleave.tasks.reference import names, reference_task
+from cleave.tasks.reference.profile import profile_hash
+from cleave.tasks.reference.world import RELATIONS, covered, world
+
+FAMILIES = ("arithmetic", "lookup", "reading")
+OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "x": lambda a, b: a * b, "/": lambda a, b: a / b}
+
+
+def key(problem):
+    """What makes two problems the same: for lookup the composition, else the text."""
+    if problem.task == "lookup":
+        return tuple(step.question for step in problem.gold_plan.steps)
+    return problem.text
+
+
+def test_profile_is_frozen():
+    assert profile_hash("default-v1") == "d0bb12e5d23bbfb8", "default-v1 never changes: make a new profile instead"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stream_is_a_function_of_the_seed(family):
+    task = reference_task(family)
+    assert list(task.problems("train", 20, seed=3)) == list(reference_task(family).problems("train", 20, seed=3))
+    assert list(task.problems("train", 20, seed=3)) != list(task.problems("train", 20, seed=4))
+    assert list(islice(task.problems("test"), 30)) == list(task.problems("test", 30))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splits_do_not_overlap(family):
+    task = reference_task(family)
+    seen = {split: {key(p) for seed in (0, 1) for p in task.problems(split, 1500, seed)} for split in task.splits}
+    for a in seen:
+        for b in seen:
+            assert a == b or not seen[a] & seen[b]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gold_plan_and_steps_fit_together(family):
+    for problem in reference_task(family).problems("validation", 300):
+        assert parse_plan(problem.gold_plan.text) == problem.gold_plan
+        assert [step.id for step in problem.gold_steps] == [step.id for step in problem.gold_plan.steps]
+        assert problem.gold_steps[-1].answer == problem.answer
+        assert all(step.text.endswith(f" = {step.answer}") for step in problem.gold_steps)
+
+
+def test_arithmetic_is_right_and_in_range():
+    for problem in reference_task("arithmetic").problems("train", 500):
+        for step in problem.gold_steps:
+            left, symbol, right, result = re.fullmatch(r"(\d+) ([-+x/]) (\d+) = (\d+)", step.text).groups()
+            assert OPERATIONS[symbol](int(left), int(right)) == int(result) <= 999
+        assert 1 <= problem.depth <= 4
+        assert problem.gold_plan.depth == problem.depth
+
+
+def test_arithmetic_needs_nothing_that_is_not_told():
+    """Every number in the first column of a plan is stated in the question."""
+    for problem in reference_task("arithmetic").problems("test", 300):
+        stated = set(re.findall(r"\d+", problem.question))
+        for step in problem.gold_plan.steps:
+            assert set(re.findall(r"(?<![#\d])\d+", step.question)) <= stated
+
+
+def test_extrapolation_is_depth_five():
+    assert {p.depth for p in reference_task("arithmetic").problems("extrapolation", 50)} == {5}
+
+
+@pytest.mark.parametrize("family", ["arithmetic", "reading"])
+def test_test_names_are_never_trained_on(family):
+    task = reference_task(family)
+    held_out, train = set(names.HELD_OUT), set(names.TRAIN)
+    assert not held_out & train and len(train) >= 400 and len(held_out) >= 100
+    for split, own, other in (("train", train, held_out), ("test", held_out, train)):
+        words = {word for p in task.problems(split, 200) for word in re.findall(r"[A-Z][a-z]+", p.text)}
+        assert words & own and not words & other
+
+
+def test_lookup_follows_the_world():
+    known = world(0)
+    assert len(known.facts) >= 1000 and all(len(relations) == 6 for relations in known.facts.values())
+    for problem in reference_task("lookup").problems("test", 300):
+        for step in problem.gold_steps:
+            relation, subject, value = re.fullmatch(r"the (\w+) of (\w+) = (\w+)", step.text).groups()
+            assert known.facts[subject][relation] == value
+            assert known.kinds[value] == RELATIONS[known.kinds[subject]][relation]
+
+
+def test_coverage_limits_training_facts_only():
+    task = reference_task("lookup", coverage=0.5)
+
+    def uncovered(split):
+        texts = [step.text for p in task.problems(split, 300) for step in p.gold_steps]
+        facts = [re.fullmatch(r"the (\w+) of (\w+) = \w+", text).groups() for text in texts]
+        return sum(not covered(subject, relation, 0.5) for relation, subject in facts)
+
+    assert uncovered("train") == 0
+    assert uncovered("test") > 100
+
+
+def test_reading_answers_from_the_sheet_alone():
+    """An independent reader of the table gets the same answers."""
+    checked = 0
+    for problem in reference_task("reading", tables=1.0).problems("test", 400):
+        header, *rows = [[cell.strip() for cell in line.split("|")] for line in problem.context.splitlines()]
+        if match := re.fullmatch(r"How many people are on the (\w+) team\?", problem.question):
+            want = str(sum(row[1] == match[1] for row in rows))
+        elif match := re.fullmatch(r"How many (\w+) did the (\w+) team \w+ in all\?", problem.question):
+            want = str(sum(int(row[header.index(match[1])]) for row in rows if row[1] == match[2]))
+        elif match := re.fullmatch(r"Who \w+ the most (\w+)\?", problem.question):
+            want = max(rows, key=lambda row: int(row[header.index(match[1])]))[0]
+        elif match := re.fullmatch(r"How many people \w+ more than (\d+) (\w+)\?", problem.question):
+            want = str(sum(int(row[header.index(match[2])]) > int(match[1]) for row in rows))
+        else:
+            continue
+        assert problem.answer == want
+        checked += 1
+    assert checked > 150
+
+
+def test_dynamic_noise_is_inherited_and_static_noise_is_not():
+    clean = list(reference_task("arithmetic").problems("train", 200))
+    for kind in ("static", "dynamic"):
+        noisy = list(reference_task("arithmetic", noise=kind, noise_share=1.0, noise_intensity=0.5).problems("train", 200))
+        assert [p.answer for p in noisy] == [p.answer for p in clean], "the gold answer stays true"
+        inherited = changed = 0
+        for before, after in zip(clean, noisy, strict=True):
+            for old, new in zip(before.gold_steps, after.gold_steps, strict=True):
+                changed += old.text != new.text
+                inherited += old.text.rpartition(" = ")[0] != new.text.rpartition(" = ")[0]
+        assert changed > 50
+        assert (inherited > 0) == (kind == "dynamic")
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="dials are"):
+        reference_task("arithmetic", depht=3)
+    with pytest.raises(ConfigError, match="splits are"):
+        next(reference_task("lookup").problems("dev"))
+    with pytest.raises(ConfigError, match="profiles are"):
+        reference_task("lookup", profile="v0")
+    with pytest.raises(ConfigError, match="noise"):
+        reference_task("lookup", noise="loud")
