@@ -8,6 +8,7 @@
     ├── ParseError           a model replied, the reply is not in the agreed form
     ├── BudgetExceeded       the caller's limit on tokens, calls, seconds or money ran out
     ├── RoleUnavailable      an actor or deployment that hosts a role cannot be reached or placed
+    │   └── Overloaded       it is there, and has as many requests waiting as it accepts
     └── StorageError         a run folder cannot be written or read (full disk, permissions)
 
 Each message is one sentence that ends with the remedy. `exit_code` and `http_status` say how the command line and the
@@ -80,6 +81,13 @@ class RoleUnavailable(CleaveError):
 
     http_status = 503
     code = "role_unavailable"
+
+
+class Overloaded(RoleUnavailable):
+    """The host of a role has as many requests waiting as it accepts; the same request may succeed a little later."""
+
+    http_status = 429
+    code = "overloaded"
 
 
 class StorageError(CleaveError):
