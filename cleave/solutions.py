@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cleave.tasks.scoring import final_answer
 from cleave.types import Finish, Solution, SolutionStep, Usage
 
 ANSWER_MARKER = "The answer is:"
@@ -38,9 +39,13 @@ def parse_solution(
     finish: Finish = "stop",
     limits: SolutionLimits = DEFAULT_LIMITS,
 ) -> Solution:
-    """Read a solution. Steps are the lines numbered 1, 2, … in order; other lines are skipped. No marker: `answer` is None."""
+    """Read a solution. Steps are the lines numbered 1, 2, … in order; other lines are skipped. No marker: `answer` is None.
+
+    Where `finish` is 'length', the last line may have been cut short, so no answer is read from it.
+    """
     kept = text[: limits.text]
-    answer = final_answer(text) if len(text) <= limits.text else None
+    whole = text.rpartition("\n")[0] if finish == "length" else text
+    answer = final_answer(whole) if len(text) <= limits.text else None
     return Solution(steps=parse_steps(kept, limits.steps), answer=answer, text=kept, logprob=logprob, usage=usage, finish=finish)
 
 
@@ -89,12 +94,6 @@ def render_solution(steps: Sequence[SolutionStep], answer: str) -> str:
 def render_step(step: SolutionStep) -> str:
     """One line, `k. text`, without its newline."""
     return f"{step.id}. {step.text}"
-
-
-def final_answer(text: str) -> str | None:
-    """What follows the last marker on its line, None without one."""
-    _, marker, after = text.rpartition(ANSWER_MARKER)
-    return (after.strip().split("\n")[0].strip() or None) if marker else None
 
 
 def _without_full_stop(text: str) -> str:

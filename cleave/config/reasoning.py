@@ -1,8 +1,8 @@
 """How a problem is reasoned about: strategy, samples, selection and limits."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cleave.config.base import Config
 
@@ -44,3 +44,15 @@ class ReasoningConfig(Config):
     """Seed of the run; each problem derives its own from it and its id."""
     budget: BudgetConfig = BudgetConfig()
     """Limits per problem."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.plans > 1 and self.strategy in ("direct", "single"):
+            raise ValueError(f"the strategy {self.strategy} makes no plan; use static or stepwise, or plans=1")
+        if self.plans > self.n:
+            raise ValueError(f"{self.plans} plans need at least as many solutions; set n to {self.plans} or more")
+        if self.plans > 1 and self.plan_temperature == 0:
+            raise ValueError("several plans at plan_temperature 0 are all the same; set plan_temperature, for example to 0.7")
+        if self.n > self.plans and self.temperature == 0:
+            raise ValueError("several solutions of one plan at temperature 0 are all the same; set temperature, for example to 0.7, or n=1")
+        return self

@@ -1,0 +1,199 @@
+"""One problem under way: what has been found, and the calls to the roles, each admitted, booked, timed and reported.
+
+Strategies write here as they go, so that whatever was found before a failure stays. Made and read by reasoning.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cleave.budget import Meter
+from cleave.config.reasoning import ReasoningConfig
+from cleave.errors import BudgetExceeded, CleaveError, ParseError
+from cleave.events import Event, Failed, OnEvent, PlanMade, SolutionFound, VerdictsGiven
+from cleave.plans import check_plan
+from cleave.roles import DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest, VerifyRequest
+from cleave.seeds import derive_seed
+from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, Usage, Verdict
+
+NO_LIMIT = 1 << 20
+"""Tokens per reply that the loop asks for: the limit is each role's own `max_tokens`."""
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class RoleFailed(Exception):
+    """A role's typed error as data, on its way to the trace. Never leaves the loop."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass
+class Attempt:
+    """`solutions` and `plan_of` are keyed by sample, so that their order never depends on arrival."""
+
+    problem: Problem
+    roles: Roles
+    strategy: ReasoningConfig
+    meter: Meter
+    on_event: OnEvent | None = None
+    plans: list[Plan] = field(default_factory=list)
+    solutions: dict[int, Solution] = field(default_factory=dict)
+    plan_of: dict[int, Plan] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+    usage: dict[str, Usage] = field(default_factory=dict)
+    models: dict[str, ModelInfo] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def emit(self, event: Event) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def seed(self, *parts: int | str) -> int:
+        """A seed of this run and problem for the purpose that `parts` name."""
+        return derive_seed(self.strategy.seed, self.problem.id, *parts)
+
+    async def identify(self) -> None:
+        """Note which models answer."""
+        try:
+            self.models.update(await self.roles.models())
+        except CleaveError as error:
+            raise RoleFailed(failure_of(error)) from error
+
+    async def decompose(self) -> list[Plan]:
+        """Ask for plans. Those that cannot be read are left out; none at all is a ParseError of the decomposer."""
+        sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature, n=self.strategy.plans)
+        request = DecomposeRequest(self.problem, sampling, self.seed("decomposer"))
+        with self.phase("decompose"):
+            reply = await self._call("decomposer", self.roles.decomposer, request)
+        failures = list(reply.failures)
+        for plan in reply.plans:
+            if plan is None:
+                continue
+            try:
+                check_plan(plan)
+            except ParseError as error:
+                failures.append(failure_of(error, "decomposer"))
+                continue
+            self.plans.append(plan)
+            self.emit(PlanMade(plan))
+        if not self.plans:
+            missing = Failure("ParseError", "the decomposer sent no plan; check its prompts.", "decomposer")
+            raise RoleFailed(failures[0] if failures else missing)
+        for failure in failures:
+            self.emit(Failed(failure))
+        self.check_budget("decomposer")
+        return self.plans
+
+    async def solve(self, request: SolveRequest) -> SolveReply:
+        """Ask the solver once, for as many samples as the request says."""
+        return await self._call("solver", self.roles.solver, request)
+
+    def sampling(self, n: int = 1) -> Sampling:
+        """The solver's sampling options."""
+        return Sampling(NO_LIMIT, self.strategy.temperature, self.strategy.top_p, n=n)
+
+    def add(self, sample: int, solution: Solution, plan: Plan | None = None) -> None:
+        """Keep a solution as number `sample`."""
+        self.solutions[sample] = solution
+        if plan is not None:
+            self.plan_of[sample] = plan
+        self.emit(SolutionFound(sample, solution))
+
+    def fail(self, sample: int, failure: Failure) -> None:
+        """Note why sample `sample` came to nothing; the others go on."""
+        self.failures[sample] = failure
+        self.emit(Failed(failure))
+
+    async def verify(self) -> None:
+        """Have all solutions scored, if there is a verifier and anything to score."""
+        if self.roles.verifier is None or not self.solutions:
+            return
+        plan = self.plans[0] if len(self.plans) == 1 else None
+        with self.phase("verify"):
+            reply = await self._call("verifier", self.roles.verifier, VerifyRequest(self.problem, self.ordered(), plan))
+        if len(reply.verdicts) != len(self.solutions):
+            message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
+            raise RoleFailed(Failure("ParseError", message, "verifier"))
+        self.verdicts = reply.verdicts
+        self.emit(VerdictsGiven(self.verdicts))
+        self.check_budget("verifier")
+
+    def check_budget(self, role: Role) -> None:
+        """Raise RoleFailed if the calls so far have passed a limit."""
+        try:
+            self.meter.check()
+        except CleaveError as error:
+            raise RoleFailed(failure_of(error, role)) from error
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time one phase in wall seconds."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def failure(self) -> Failure | None:
+        """What the samples' failures mean for the problem: a budget that ran out always counts, another failure if it hit every sample."""
+        failures = [self.failures[i] for i in sorted(self.failures)]
+        exceeded = [failure for failure in failures if failure.type == BudgetExceeded.__name__]
+        if exceeded:
+            return exceeded[0]
+        return failures[0] if failures and len(failures) == self.strategy.n else None
+
+    def ordered(self) -> tuple[Solution, ...]:
+        """The solutions in order of sample."""
+        return tuple(self.solutions[i] for i in sorted(self.solutions))
+
+    def ordered_plans(self) -> tuple[Plan, ...]:
+        """One plan that belongs to all solutions, or one per solution; while there are none, the plans as they came."""
+        if len(self.plans) > 1 and self.solutions and len(self.plan_of) == len(self.solutions):
+            return tuple(self.plan_of[i] for i in sorted(self.solutions))
+        return tuple(self.plans)
+
+    async def _call(self, role: Role, handle: RoleHandle[Q, A], request: Q) -> A:
+        try:
+            with self.meter.call(free=self._is_free(role)) as entry:
+                try:
+                    reply = await handle(request)
+                    entry.usage = reply.usage  # type: ignore[attr-defined]
+                finally:
+                    self.usage[role] = self.usage.get(role, Usage()) + entry.usage
+        except CleaveError as error:
+            raise RoleFailed(failure_of(error, role)) from error
+        return reply
+
+    def _is_free(self, role: Role) -> bool:
+        """Whether the role asks no model: it says so by having no parameters (the likelihood verifier)."""
+        info = self.models.get(role)
+        return info is not None and info.parameters == 0
+
+
+def failure_of(error: CleaveError, role: str = "") -> Failure:
+    """An error as data."""
+    return Failure(type(error).__name__, str(error), role)
+
+
+async def together(coroutines: Iterable[Coroutine[object, object, None]]) -> None:
+    """Run at the same time. The first failure cancels the others and is raised as itself, not as a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as failures:
+        bugs = [error for error in failures.exceptions if not isinstance(error, RoleFailed)]
+        task = asyncio.current_task()
+        if not bugs and task is not None and task.cancelling():
+            raise asyncio.CancelledError from None  # a failure at the moment of a cancellation must not hide it
+        raise (bugs or failures.exceptions)[0] from None

@@ -1,0 +1,150 @@
+"""How a problem is solved, once it is known which plans there are.
+
+direct     the final answer only                          no plan    one pass
+single     step by step, the solver's own steps           no plan    one pass
+static     the plan's steps and the answer in one reply   planned    one pass
+stepwise   the plan's steps one call each                 planned    node by node
+
+In one pass, each plan is one call that draws its share of the n samples. Node by node, each sample walks through its plan on its own;
+steps that do not need each other are asked at the same time, each with the part of the plan that it depends on, and the last step's
+answer is the final answer. A sample that fails never cancels another. Left out: asking for plans and choosing (reasoning.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from cleave.attempt import Attempt, RoleFailed, together
+from cleave.config.reasoning import StrategyName
+from cleave.errors import BudgetExceeded
+from cleave.events import StepAnswered, StepAsked
+from cleave.plans import ancestors, subplan, substitute
+from cleave.roles import SolveMode, SolveRequest
+from cleave.solutions import render_solution, render_step
+from cleave.types import Failure, Finish, Plan, Solution, SolutionStep, Step, Usage
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """`planned`: the decomposer is asked first. `solve` puts solutions into the attempt, along the plans it is given."""
+
+    planned: bool
+    solve: Callable[[Attempt, Sequence[Plan | None]], Awaitable[None]]
+
+
+async def in_one_pass(attempt: Attempt, plans: Sequence[Plan | None], mode: SolveMode = "steps") -> None:
+    """One call per plan, all at the same time."""
+    await together(_ask(attempt, samples, plan, mode) for plan, samples in share(plans, attempt.strategy.n))
+
+
+async def node_by_node(attempt: Attempt, plans: Sequence[Plan | None]) -> None:
+    """One chain of calls per sample, all at the same time. An empty plan has no nodes, so it is solved in one pass."""
+    await together(
+        Chain(attempt, sample, plan).run() if plan is not None and plan.steps else _ask(attempt, range(sample, sample + 1), plan, "steps")
+        for plan, samples in share(plans, attempt.strategy.n)
+        for sample in samples
+    )
+
+
+def share(plans: Sequence[Plan | None], n: int) -> list[tuple[Plan | None, range]]:
+    """Divide the samples 0..n-1 among the plans in order, as evenly as possible, earlier plans getting the odd ones."""
+    shares: list[tuple[Plan | None, range]] = []
+    start = 0
+    for i, plan in enumerate(plans):
+        size = n // len(plans) + (i < n % len(plans))
+        shares.append((plan, range(start, start + size)))
+        start += size
+    return shares
+
+
+STRATEGIES: Mapping[StrategyName, Strategy] = {
+    "direct": Strategy(planned=False, solve=partial(in_one_pass, mode="answer")),
+    "single": Strategy(planned=False, solve=in_one_pass),
+    "static": Strategy(planned=True, solve=in_one_pass),
+    "stepwise": Strategy(planned=True, solve=node_by_node),
+}
+
+
+async def _ask(attempt: Attempt, samples: range, plan: Plan | None, mode: SolveMode) -> None:
+    """Draw all of `samples` in one call."""
+    seed = attempt.seed("solver", samples.start)
+    request = SolveRequest(attempt.problem, mode, plan, sampling=attempt.sampling(len(samples)), seed=seed)
+    try:
+        reply = await attempt.solve(request)
+        for sample, solution in zip(samples, reply.solutions, strict=False):
+            attempt.add(sample, solution, plan)
+        attempt.check_budget("solver")
+    except RoleFailed as failed:
+        for sample in samples:
+            attempt.fail(sample, failed.failure)
+
+
+@dataclass
+class Chain:
+    """One sample's walk through a plan: the answered steps and what they cost, kept as they come."""
+
+    attempt: Attempt
+    sample: int
+    plan: Plan
+    answered: dict[int, SolutionStep] = field(default_factory=dict)
+    replies: list[Solution] = field(default_factory=list)
+    _ready: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Answer every step; whatever happens, what was answered is kept as a solution."""
+        self._ready = {step.id: asyncio.Event() for step in self.plan.steps}
+        try:
+            await together(self._node(step) for step in self.plan.steps)
+        except RoleFailed as failed:
+            self.attempt.fail(self.sample, failed.failure)
+            self._keep("budget" if failed.failure.type == BudgetExceeded.__name__ else "error")
+        except asyncio.CancelledError:
+            self._keep("budget")
+            raise
+        else:
+            self._keep("stop")
+
+    async def _node(self, step: Step) -> None:
+        for needed in step.needs:
+            await self._ready[needed].wait()
+        answers = {i: answered.answer for i, answered in self.answered.items()}
+        self.attempt.emit(StepAsked(self.sample, step.id, substitute(step.question, answers)))
+        reply = await self.attempt.solve(self._request(step))
+        solution = reply.solutions[0] if reply.solutions else Solution()
+        self.replies.append(replace(solution, usage=reply.usage))
+        if solution.answer is None or not solution.steps:
+            raise RoleFailed(Failure("ParseError", f"the solver's reply to step {step.id} has no answer; check its prompts.", "solver"))
+        self.answered[step.id] = replace(solution.steps[-1], id=step.id)
+        self.attempt.emit(StepAnswered(self.sample, self.answered[step.id]))
+        self._ready[step.id].set()
+        self.attempt.check_budget("solver")
+
+    def _request(self, step: Step) -> SolveRequest:
+        """The step with all that it depends on, renumbered from 1."""
+        needed = ancestors(self.plan, step.id)
+        known = tuple(replace(self.answered[old], id=new) for new, old in enumerate(needed, start=1))
+        seed = self.attempt.seed("solver", self.sample, step.id)
+        return SolveRequest(self.attempt.problem, "step", subplan(self.plan, step.id), known, self.attempt.sampling(), seed)
+
+    def _keep(self, finish: Finish) -> None:
+        """Hand the solution to the attempt: with an answer if all steps have one, not at all if none has."""
+        if not self.answered:
+            return
+        steps = tuple(self.answered[i] for i in sorted(self.answered))
+        complete = len(steps) == len(self.plan.steps)
+        answer = steps[-1].answer if complete else None
+        text = "\n".join(map(render_step, steps)) if answer is None else render_solution(steps, answer)
+        usage = sum((reply.usage for reply in self.replies), Usage())
+        solution = Solution(steps, answer, text, mean_logprob(self.replies), usage, "stop" if complete else finish)
+        self.attempt.add(self.sample, solution, self.plan)
+
+
+def mean_logprob(replies: Sequence[Solution]) -> float | None:
+    """Mean log-probability per generated token over all replies; None if one of them is unknown."""
+    tokens = sum(reply.usage.completion_tokens for reply in replies)
+    if not tokens or any(reply.logprob is None for reply in replies):
+        return None
+    return sum((reply.logprob or 0.0) * reply.usage.completion_tokens for reply in replies) / tokens
