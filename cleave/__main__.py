@@ -1,0 +1,240 @@
+"""The command line: `python -m cleave COMMAND` or `cleave COMMAND`; `--help` lists the commands.
+
+Every command is a thin function: it parses, then imports and calls what does the work. This is the one file that may reach
+upward (pipelines, serve, cluster), and only inside functions, so that `--help` and mistakes in a config are answered at once.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 a mistake that the user can correct,
+130 interrupted. Left out: any work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cleave.console import say, say_error
+from cleave.errors import CleaveError, ConfigError, DataError
+
+app = typer.Typer(
+    name="cleave",
+    help="Split a problem, solve the parts, verify; evaluate, distil and serve the three roles on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+tasks_app = typer.Typer(help="List, show and export the tasks.", no_args_is_help=True)
+jobs_app = typer.Typer(help="List, follow and stop the jobs of a cluster.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(jobs_app, name="jobs")
+
+MAX_QUESTION_BYTES = 100_000
+HOW_TO_RESUME = {
+    "evaluate": "run the same command again to go on from here",
+    "distill": "run the same command again to go on from the last checkpoint",
+    "submit": "the job goes on; `cleave jobs list` shows it",
+}
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; shipped ones are under configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides such as train.learning_rate=1e-3.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved config and stop.")]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write every model call to FILE, to be replayed as recorded:FILE.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="URL", help="The cluster's dashboard; default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."),
+]
+
+
+@app.callback()
+def _root() -> None:
+    """Nothing is common to all commands; the callback keeps single commands from taking over the root."""
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
+    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML with roles and reasoning.")] = None,
+    as_json: AsJson = False,
+    record: Record = None,
+) -> int:
+    """Answer one question and show plan, steps, answer, confidence and cost."""
+    from cleave.asking import main
+
+    return main(read_question(question), config=config, overrides=overrides or [], as_json=as_json, record=record)
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False, record: Record = None
+) -> int:
+    """Measure the three roles on a task split; a stopped run resumes."""
+    from cleave.config.base import load
+    from cleave.config.evaluate import EvaluateConfig
+
+    resolved = load(EvaluateConfig, config, overrides or [])
+    from pipelines.evaluate import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json, record=record)
+
+
+@app.command()
+def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
+    """Train a role's model; a stopped run resumes from its last checkpoint."""
+    from cleave.config.base import load
+    from cleave.config.distill import DistillConfig
+
+    resolved = load(DistillConfig, config, overrides or [])
+    from pipelines.distill import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> int:
+    """Draw report.html again from a run folder."""
+    from cleave.report import main
+
+    return main(run, as_json=as_json)
+
+
+@app.command()
+def submit(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="What to run, such as: -- evaluate configs/evaluate/demo.yaml.")
+    ],
+    address: Address = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="ID", help="Submission id, unique on the cluster.")] = None,
+    working_dir: Annotated[str, typer.Option("--working-dir", help="Folder that is sent along.")] = ".",
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="KEY[=VALUE]", help="Environment variable of the job; repeatable; shown in the dashboard."),
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="Interpreter on the head's PATH, or its path there.")] = "python",
+    entrypoint_num_cpus: Annotated[float, typer.Option("--entrypoint-num-cpus", help="CPUs reserved for the driver itself.")] = 0.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return as soon as the job is accepted.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run a command as a job of a running cluster, follow its logs and pass its exit code on."""
+    from cleave.config.base import validate
+    from cleave.config.submit import SubmitConfig, parse_env
+
+    try:
+        variables = parse_env(env or [], dict(os.environ))
+    except ValueError as error:
+        raise ConfigError(f"--env: {error}.") from error
+    given: dict[str, Any] = {
+        "command": command,
+        "address": address or default_address(),
+        "name": name,
+        "working_dir": working_dir,
+        "env": variables,
+        "python": python,
+        "entrypoint_num_cpus": entrypoint_num_cpus,
+        "wait": not no_wait,
+    }
+    config = validate(SubmitConfig, given, source="the command line")
+    from cluster.submit import main
+
+    return main(config, as_json=as_json)
+
+
+@jobs_app.command("list")
+def jobs_list(address: Address = None, as_json: AsJson = False) -> int:
+    """Show the cluster's jobs, newest first."""
+    from cluster.jobs import list_jobs
+
+    return list_jobs(address or default_address(), as_json=as_json)
+
+
+@jobs_app.command("logs")
+def jobs_logs(
+    job: Annotated[str, typer.Argument(help="Submission id.")],
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the job ends and pass its exit code on.")] = False,
+) -> int:
+    """Print what a job has written."""
+    from cluster.jobs import show_logs
+
+    return show_logs(job, address or default_address(), follow_it=follow)
+
+
+@jobs_app.command("stop")
+def jobs_stop(job: Annotated[str, typer.Argument(help="Submission id.")], address: Address = None, as_json: AsJson = False) -> int:
+    """Ask a job to stop; what it has finished is kept."""
+    from cluster.jobs import stop_job
+
+    return stop_job(job, address or default_address(), as_json=as_json)
+
+
+def default_address() -> str:
+    """The dashboard named by Ray's own variables, else the usual local one. A RAY_ADDRESS that is no URL names no dashboard."""
+    jobs_server, cluster = os.environ.get("RAY_API_SERVER_ADDRESS", ""), os.environ.get("RAY_ADDRESS", "")
+    return jobs_server or (cluster if cluster.startswith("http") else "") or "http://127.0.0.1:8265"
+
+
+def read_question(question: str) -> str:
+    """The question from the argument or, for `-`, from stdin. Raises DataError for what cannot be a question."""
+    raw = sys.stdin.buffer.read(MAX_QUESTION_BYTES + 1) if question == "-" else question.encode("utf-8")
+    if len(raw) > MAX_QUESTION_BYTES:
+        raise DataError(f"the question is longer than {MAX_QUESTION_BYTES // 1000} kB; ask something shorter.")
+    try:
+        question = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError("the question on stdin is not UTF-8; convert it first, for instance with iconv.") from error
+    if not question.strip():
+        raise DataError('the question is empty; write it as one argument: cleave ask "How many …?"')
+    return question.strip()
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Refuse arguments that are not UTF-8: Python smuggles their bytes through as lone surrogates. Raises DataError."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError("an argument is not UTF-8; check the terminal's encoding.") from error
+
+
+def show_usage_error(error: typer.TyperException) -> int:
+    """One sentence that points to the command's --help; the help itself where a command needs a word after it."""
+    from typer._click.exceptions import NoArgsIsHelpError
+
+    context = getattr(error, "ctx", None)
+    if isinstance(error, NoArgsIsHelpError) or context is None:
+        error.show()
+    else:
+        say_error(f"{error.format_message().rstrip('.')}; see `{context.command_path} --help`.")
+    return error.exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. Errors of the user's making are one sentence; anything else keeps its traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        check_arguments(arguments)
+        code = app(args=arguments, prog_name="cleave", standalone_mode=False)
+    except CleaveError as error:
+        say_error(str(error))
+        return error.exit_code
+    except typer.TyperException as error:
+        return show_usage_error(error)
+    except (KeyboardInterrupt, typer.Abort):
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        say(f"interrupted; {HOW_TO_RESUME.get(command, 'nothing was changed')}.")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); keep the interpreter from complaining at its own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
