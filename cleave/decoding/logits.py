@@ -1,0 +1,52 @@
+"""From logits to a token: temperature, top-k, top-p and min-p, then a draw by the inverse of the cumulative distribution.
+
+Letters: B rows, V vocabulary, C candidates (V, or top_k if that filter is on). Filters apply in the order of transformers'
+generation: temperature, top-k, top-p, min-p, each on what the one before left. The most likely token always survives.
+"""
+
+import torch
+from torch import Tensor
+
+from cleave.types import Sampling
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether every draw is the most likely token, so that no noise is needed and all samples of a prompt are equal."""
+    return sampling.temperature == 0 or sampling.top_k == 1
+
+
+def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """Return probabilities (B, C) that sum to 1, zero where filtered, and their token ids (B, C); ids None means 0..V-1 in order.
+
+    `logits` is (B, V) float32; `sampling.temperature` must be positive.
+    """
+    scaled = logits / sampling.temperature
+    ids: Tensor | None = None
+    if sampling.top_k:
+        scaled, ids = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
+    elif sampling.top_p < 1:
+        scaled, ids = scaled.sort(dim=-1, descending=True)
+    probs = scaled.softmax(-1)
+    if sampling.top_p < 1:
+        before = probs.cumsum(-1) - probs  # mass of all more likely candidates
+        probs = probs.masked_fill(_but_first(before >= sampling.top_p), 0.0)
+    if sampling.min_p > 0:
+        probs = probs.masked_fill(probs < sampling.min_p * probs.amax(-1, keepdim=True), 0.0)
+    return probs / probs.sum(-1, keepdim=True), ids
+
+
+def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tensor:
+    """One token per row: (B, V) float32 logits and (B,) numbers in [0, 1) to (B,) token ids. Greedy needs no uniforms."""
+    if uniforms is None or is_greedy(sampling):
+        return logits.argmax(-1)
+    probs, ids = candidates(logits, sampling)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    target = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
+    # The first candidate whose cumulative mass exceeds the target; one of mass zero never does so first.
+    picked = torch.searchsorted(cumulative, target, right=True).clamp_(max=probs.shape[-1] - 1)
+    return (picked if ids is None else ids.gather(-1, picked)).squeeze(-1)
+
+
+def _but_first(mask: Tensor) -> Tensor:
+    mask[:, 0] = False
+    return mask

@@ -1,0 +1,76 @@
+"""A ModelConfig into a LanguageModel. Each backend is imported only when it is asked for: endpoints and recordings need no torch."""
+
+from pathlib import Path
+
+from cleave.config.model import ModelConfig
+from cleave.lm.protocol import LanguageModel
+
+
+def build(config: ModelConfig, record: str | Path | None = None) -> LanguageModel:
+    """Build the model that `config` names. With `record`, its calls are also appended to that file (or folder of files).
+
+    Raises ConfigError with the remedy. Loading local weights blocks.
+    """
+    model = _BACKENDS[config.backend](config)
+    if record is None:
+        return model
+    from cleave.lm.recorded import Recorder
+
+    return Recorder(model, record)
+
+
+def _huggingface(config: ModelConfig) -> LanguageModel:
+    return _local(config, config.model_name_or_path, config.revision)
+
+
+def _reference(config: ModelConfig) -> LanguageModel:
+    from cleave.lm.reference import resolve
+
+    return _local(config, str(resolve(config.model_name_or_path)), None)
+
+
+def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageModel:
+    from cleave.lm.checkpoint import load_checkpoint
+    from cleave.lm.huggingface import HuggingFaceModel
+
+    checkpoint = load_checkpoint(
+        path,
+        revision=revision,
+        dtype=config.dtype,
+        device_map=config.device_map,
+        adapter=config.adapter,
+        max_model_len=config.max_model_len,
+    )
+    return HuggingFaceModel(
+        checkpoint,
+        name=config.short,
+        revision=revision or "",
+        max_batch_size=config.max_batch_size,
+        prompt_price=config.price.prompt,
+        completion_price=config.price.completion,
+    )
+
+
+def _openai(config: ModelConfig) -> LanguageModel:
+    from cleave.lm.openai import OpenAIModel
+
+    return OpenAIModel(
+        model=config.model_name_or_path,
+        base_url=config.base_url or "",
+        api_key_env=config.api_key_env,
+        max_concurrency=config.max_concurrency,
+        connect_timeout_s=config.connect_timeout_s,
+        read_timeout_s=config.read_timeout_s,
+        max_retries=config.max_retries,
+        prompt_price=config.price.prompt,
+        completion_price=config.price.completion,
+    )
+
+
+def _recorded(config: ModelConfig) -> LanguageModel:
+    from cleave.lm.recorded import RecordedModel
+
+    return RecordedModel(config.model_name_or_path)
+
+
+_BACKENDS = {"hf": _huggingface, "reference": _reference, "openai": _openai, "recorded": _recorded}

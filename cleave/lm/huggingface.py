@@ -1,0 +1,172 @@
+"""Local weights as a LanguageModel: a transformers causal model, our sampler, one executor thread.
+
+    model = HuggingFaceModel(load_checkpoint("runs/solver/checkpoint"), name="hf:runs/solver/checkpoint")
+    [[reply]] = await model.generate([Prompt(text="2 + 2 =")], Sampling(max_tokens=8))
+
+Text prompts are read as they are, messages through the checkpoint's chat template; `<think>` blocks are removed from replies to
+messages. Threads of torch are the host's business. Left out: GPUs larger than one batch loop fills; use an endpoint (openai:) there.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from cleave.decoding.sample import Row, Sampler, SamplingCancelled
+from cleave.decoding.score import score_batch
+from cleave.decoding.stopping import TextStream
+from cleave.errors import ConfigError, GenerationError
+from cleave.lm.checkpoint import Checkpoint
+from cleave.lm.protocol import Capability
+from cleave.lm.thinking import strip_thinking
+from cleave.lm.tokens import encode, encode_pair, prompt_text
+from cleave.types import Completion, ModelInfo, Prompt, Sampling, Usage
+
+T = TypeVar("T")
+
+
+class HuggingFaceModel:
+    """A checkpoint in this process. Calls queue for its one thread; a cancelled call stops at its next token."""
+
+    capabilities: frozenset[Capability]
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        revision: str = "",
+        max_batch_size: int = 64,
+        prompt_price: float = 0.0,
+        completion_price: float = 0.0,
+    ) -> None:
+        """Prices are per million tokens."""
+        model = checkpoint.model
+        self.tokenizer = checkpoint.tokenizer
+        self.max_len = checkpoint.max_len
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.info = ModelInfo(name, revision, str(model.dtype).removeprefix("torch."), parameters)
+        chat: set[Capability] = {"chat"} if self.tokenizer.chat_template else set()
+        self.capabilities = frozenset({"text", "seed", "logprobs", "top_logprobs", "score", "stream", *chat})
+        self._sampler = Sampler(
+            model, self.tokenizer, eos_ids=checkpoint.eos_ids, max_len=checkpoint.max_len, max_batch_size=max_batch_size
+        )
+        self._parameters = parameters
+        self._prices = prompt_price / 1e6, completion_price / 1e6
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lm")
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """See LanguageModel. The usage of a prompt is on its first completion; greedy repeats beyond the first cost nothing."""
+        return await self._run(lambda cancelled: self._generate(prompts, sampling, cancelled))
+
+    async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
+        """See LanguageModel. Prompt and continuation are tokenised as one text."""
+        return await self._run(lambda cancelled: self._score(prompts, continuations, cancelled))
+
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
+        """See LanguageModel. Text is held back while it may be the beginning of a stop string or half a character."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        text = TextStream(self.tokenizer, sampling.stop)
+
+        def put(piece: str | None) -> None:
+            if piece != "":
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        def work(cancelled: Callable[[], bool]) -> None:
+            try:
+                ids = self._encode([prompt])
+                [[row]] = self._sampler.sample(
+                    ids, [prompt.seed], _one(sampling), on_token=lambda row: put(text.push(row.tokens)), cancelled=cancelled
+                )
+                put(text.finish(row.text))
+            finally:
+                put(None)
+
+        job = asyncio.ensure_future(self._run(work))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            await job
+        finally:
+            job.cancel()
+
+    async def aclose(self) -> None:
+        """See LanguageModel."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Run `work` in the model's thread; when the caller is cancelled, tell it to stop."""
+        stop = threading.Event()
+        try:
+            future = self._thread.submit(work, stop.is_set)
+        except RuntimeError as error:
+            raise GenerationError(f"{self.info.name} is closed; build the model again.") from error
+        try:
+            return await asyncio.wrap_future(future)
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(f"{self.info.name} ran out of GPU memory; lower max_batch_size or max_model_len.") from error
+        except SamplingCancelled as error:
+            raise GenerationError(f"{self.info.name} was stopped during the call; send it again.") from error
+        finally:
+            stop.set()
+
+    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, cancelled: Callable[[], bool]) -> list[list[Completion]]:
+        start = time.perf_counter()
+        ids = self._encode(prompts)
+        drawn = self._sampler.sample(ids, [prompt.seed for prompt in prompts], sampling, cancelled=cancelled)
+        distinct = {id(row): row for rows in drawn for row in rows}
+        tokens = sum(map(len, ids)) + sum(len(row.tokens) for row in distinct.values())
+        seconds_per_token = (time.perf_counter() - start) / max(1, tokens)
+        replies: list[list[Completion]] = []
+        for prompt, prompt_ids, rows in zip(prompts, ids, drawn, strict=True):
+            usages = [
+                Usage() if rows.index(row) < i else self._usage(len(prompt_ids) if i == 0 else 0, len(row.tokens), seconds_per_token)
+                for i, row in enumerate(rows)
+            ]
+            replies.append([_completion(prompt, row, usage) for row, usage in zip(rows, usages, strict=True)])
+        return replies
+
+    def _score(self, prompts: Sequence[Prompt], continuations: Sequence[str], cancelled: Callable[[], bool]) -> list[Completion]:
+        start = time.perf_counter()
+        pairs = [encode_pair(self.tokenizer, prompt, text) for prompt, text in zip(prompts, continuations, strict=True)]
+        for ids, _ in pairs:
+            if len(ids) > self.max_len:
+                raise ConfigError(
+                    f"prompt and continuation have {len(ids)} tokens and the model's limit is {self.max_len}; shorten the text."
+                )
+        logprobs = score_batch(self._sampler.model, pairs, self._sampler.max_batch_size, cancelled)
+        seconds_per_token = (time.perf_counter() - start) / max(1, sum(len(ids) for ids, _ in pairs))
+        return [
+            Completion(text, tuple(ids[len(ids) - len(values) :]), tuple(values), usage=self._usage(len(ids), 0, seconds_per_token))
+            for text, (ids, _), values in zip(continuations, pairs, logprobs, strict=True)
+        ]
+
+    def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return [encode(self.tokenizer, prompt, prompt_text(self.tokenizer, prompt)) for prompt in prompts]
+
+    def _usage(self, prompt_tokens: int, completion_tokens: int, seconds_per_token: float) -> Usage:
+        """Usage of one reply; a reply without prompt tokens is a further sample of a call that is already counted."""
+        tokens = prompt_tokens + completion_tokens
+        return Usage(
+            calls=1 if prompt_tokens else 0,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds=seconds_per_token * tokens,
+            flops=2.0 * self._parameters * tokens,
+            price=prompt_tokens * self._prices[0] + completion_tokens * self._prices[1],
+        )
+
+
+def _completion(prompt: Prompt, row: Row, usage: Usage) -> Completion:
+    text = strip_thinking(row.text)[0] if prompt.messages else row.text
+    return Completion(text, tuple(row.tokens), tuple(row.logprobs), tuple(row.top_logprobs), row.finish or "length", usage)
+
+
+def _one(sampling: Sampling) -> Sampling:
+    return replace(sampling, n=1)
