@@ -21,13 +21,12 @@ from cleave.errors import CleaveError, ConfigError, DataError
 app = typer.Typer(
     name="cleave",
     help="Split a problem, solve the parts, verify; evaluate, distil and serve the three roles on Ray.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-tasks_app = typer.Typer(help="List, show and export the tasks.", no_args_is_help=True)
-jobs_app = typer.Typer(help="List, follow and stop the jobs of a cluster.", no_args_is_help=True)
+tasks_app = typer.Typer(help="List, show and export the tasks.")
+jobs_app = typer.Typer(help="List, follow and stop the jobs of a cluster.")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(jobs_app, name="jobs")
 
@@ -162,7 +161,7 @@ def jobs_logs(
     """Print what a job has written."""
     from cluster.jobs import show_logs
 
-    return show_logs(job, address or default_address(), follow_it=follow)
+    return show_logs(job, address or default_address(), until_end=follow)
 
 
 @jobs_app.command("stop")
@@ -202,16 +201,11 @@ def check_arguments(arguments: list[str]) -> None:
             raise DataError("an argument is not UTF-8; check the terminal's encoding.") from error
 
 
-def show_usage_error(error: typer.TyperException) -> int:
-    """One sentence that points to the command's --help; the help itself where a command needs a word after it."""
-    from typer._click.exceptions import NoArgsIsHelpError
-
+def usage_sentence(error: typer.TyperException) -> str:
+    """What is wrong with the command line, and which --help tells more."""
     context = getattr(error, "ctx", None)
-    if isinstance(error, NoArgsIsHelpError) or context is None:
-        error.show()
-    else:
-        say_error(f"{error.format_message().rstrip('.')}; see `{context.command_path} --help`.")
-    return error.exit_code
+    command = context.command_path if context is not None else "cleave"
+    return f"{error.format_message().rstrip('.')}; see `{command} --help`."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,12 +213,13 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         check_arguments(arguments)
-        code = app(args=arguments, prog_name="cleave", standalone_mode=False)
+        code = app(args=arguments or ["--help"], prog_name="cleave", standalone_mode=False)
     except CleaveError as error:
         say_error(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        return show_usage_error(error)
+        say_error(usage_sentence(error))
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         command = next((word for word in arguments if not word.startswith("-")), "")
         say(f"interrupted; {HOW_TO_RESUME.get(command, 'nothing was changed')}.")

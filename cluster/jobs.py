@@ -23,10 +23,10 @@ def list_jobs(address: str, *, as_json: bool = False) -> int:
     return 0
 
 
-def show_logs(job: str, address: str, *, follow_it: bool = False) -> int:
-    """Print what the job has written until now; with `follow_it` until its end, whose exit code is returned."""
+def show_logs(job: str, address: str, *, until_end: bool = False) -> int:
+    """Print what the job has written until now; with `until_end` until its end, whose exit code is returned."""
     client = connect(address)
-    if follow_it:
+    if until_end:
         with reporting(address):
             client.get_job_info(job)
         return follow(client, job, address)
