@@ -22,13 +22,13 @@ class DecomposeRequest:
     """Ask for `sampling.n` plans of one problem."""
 
     problem: Problem
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class DecomposeReply:
-    """`plans[i]` is None where sample i could not be parsed; then `failures` says why. `texts` are the raw replies."""
+    """`plans[i]` is None where sample i could not be parsed or drawn; then `failures` says why. `texts` are the raw replies."""
 
     plans: tuple[Plan | None, ...]
     texts: tuple[str, ...]
@@ -48,16 +48,20 @@ class SolveRequest:
     mode: SolveMode = "steps"
     plan: Plan | None = None
     known: tuple[SolutionStep, ...] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class SolveReply:
-    """One Solution per sample; a reply that could not be parsed is a Solution without answer. `usage` covers the prompt once."""
+    """One Solution per sample; a reply that could not be parsed is a Solution without answer. `usage` covers the prompt once.
+
+    Where the model itself failed there are no solutions, and `failures` says why.
+    """
 
     solutions: tuple[Solution, ...]
     usage: Usage
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,11 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class VerifyReply:
-    """One Verdict per solution, in order."""
+    """One Verdict per solution, in order; none where the verifier failed, then `failures` says why."""
 
     verdicts: tuple[Verdict, ...]
     usage: Usage = field(default_factory=Usage)
+    failures: tuple[Failure, ...] = ()
 
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -82,7 +87,11 @@ Reply_co = TypeVar("Reply_co", covariant=True)
 
 
 class RoleHandle(Protocol[Request_contra, Reply_co]):
-    """One request in, one reply out; asynchronous and cancellable. Raises the errors of errors.py, never a backend's own."""
+    """One request in, one reply out; asynchronous and cancellable.
+
+    What the model does wrong for one request is in its reply's `failures`, so that it cannot harm the requests beside it in a batch.
+    A host that fails as a whole raises an error of errors.py, never a backend's own.
+    """
 
     async def __call__(self, request: Request_contra) -> Reply_co: ...
 
@@ -101,5 +110,5 @@ class Roles:
 
     async def models(self) -> Mapping[str, ModelInfo]:
         """Model information by role."""
-        handles = {"decomposer": self.decomposer, "solver": self.solver, "verifier": self.verifier}
-        return {name: await handle.info() for name, handle in handles.items() if handle is not None}
+        models = {"decomposer": await self.decomposer.info(), "solver": await self.solver.info()}
+        return models if self.verifier is None else models | {"verifier": await self.verifier.info()}

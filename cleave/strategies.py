@@ -113,7 +113,7 @@ class Chain:
         answers = {i: answered.answer for i, answered in self.answered.items()}
         self.attempt.emit(StepAsked(self.sample, step.id, substitute(step.question, answers)))
         reply = await self.attempt.solve(self._request(step))
-        solution = reply.solutions[0] if reply.solutions else Solution()
+        solution = reply.solutions[0]
         self.replies.append(replace(solution, usage=reply.usage))
         if solution.answer is None or not solution.steps:
             raise RoleFailed(Failure("ParseError", f"the solver's reply to step {step.id} has no answer; check its prompts.", "solver"))

@@ -1,0 +1,1 @@
+"""The three roles as plain classes (decomposer, solver, verifier), and what hosts them: local handles, Ray actors, pools."""

@@ -1,0 +1,180 @@
+"""What the decomposer and the solver share: prompts to a model in few calls, replies read strictly, failures kept apart.
+
+A role is a plain class: a model, a prompt set and limits. Requests of one call that have equal sampling options go to the model
+together. A typed error of the model concerns one request only: if a group fails, its requests are asked one by one, and those
+that fail again carry the error. `<think>` blocks are removed before a reply is read; their tokens are counted like any other.
+Left out: grouping the requests of many callers (batcher.py) and hosting (pool.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from cleave.config.model import ModelConfig
+from cleave.config.roles import RoleConfig
+from cleave.errors import CleaveError, ConfigError
+from cleave.lm.build import build
+from cleave.lm.protocol import LanguageModel, require
+from cleave.lm.thinking import strip_thinking
+from cleave.prompts import PromptSet, load_prompts
+from cleave.seeds import derive_seed
+from cleave.templates import Form
+from cleave.types import Completion, ModelInfo, Prompt, Sampling, Usage
+
+DEFAULT_PROMPTS = "instruct-v1"
+CHECKPOINT_NOTE = "cleave.json"
+"""File of a checkpoint folder that names, under `prompts`, the prompt set it was trained with."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt with its options. `form` is the prompt's kind."""
+
+    prompt: Prompt
+    sampling: Sampling
+    form: Form
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    """What a reply was read as, and what is wrong with it (None: nothing). `text` is the reply without thinking."""
+
+    value: T
+    text: str
+    complaint: str | None = None
+
+
+@dataclass(frozen=True)
+class Replies(Generic[T]):
+    """The readings of one request's samples; `error` and no readings where the model failed."""
+
+    readings: tuple[Reading[T], ...]
+    usage: Usage
+    error: CleaveError | None = None
+
+
+class PromptedRole:
+    """A model that is asked by prompts. Safe to call from many coroutines of one event loop."""
+
+    def __init__(self, model: LanguageModel, prompts: PromptSet, repair_retries: int = 0, max_tokens: int = 256) -> None:
+        self.model = model
+        self.prompts = prompts
+        self.repair_retries = repair_retries
+        self.max_tokens = max_tokens
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.model.info
+
+    async def aclose(self) -> None:
+        await self.model.aclose()
+
+    def sampling(self, wanted: Sampling, form: Form) -> Sampling:
+        """The request's options within the role's limit of tokens, with the prompt set's stop strings."""
+        return replace(wanted, max_tokens=min(wanted.max_tokens, self.max_tokens), stop=(*self.prompts.stops(form), *wanted.stop))
+
+    async def ask(self, asks: Sequence[Ask], read: Callable[[int, Completion, str], Reading[T]]) -> list[Replies[T]]:
+        """Ask all, in order. `read(i, completion, visible text)` reads one reply to ask i; a complaint leads to repair retries."""
+        drawn = await generate(self.model, asks)
+        replies = [self._read_all(i, result, read) for i, result in enumerate(drawn)]
+        for attempt in range(self.repair_retries):
+            broken = [
+                (i, j)
+                for i, reply in enumerate(replies)
+                for j, reading in enumerate(reply.readings)
+                if reading.complaint is not None and self._can_repair(asks[i])
+            ]
+            if not broken:
+                break
+            again = await generate(self.model, [self._again(asks[i], replies[i].readings[j], j, attempt) for i, j in broken])
+            for (i, j), result in zip(broken, again, strict=True):
+                replies[i] = _with_repair(replies[i], j, self._read_all(i, result, read))
+        return replies
+
+    def _read_all(self, i: int, result: list[Completion] | CleaveError, read: Callable[[int, Completion, str], Reading[T]]) -> Replies[T]:
+        if isinstance(result, CleaveError):
+            return Replies((), Usage(calls=1), result)
+        readings = tuple(read(i, completion, strip_thinking(completion.text)[0]) for completion in result)
+        return Replies(readings, sum((completion.usage for completion in result), Usage()))
+
+    def _can_repair(self, ask: Ask) -> bool:
+        """A model of plain text cannot hear a complaint, so without randomness it would only repeat itself."""
+        return self.prompts.kind == "chat" or ask.sampling.temperature > 0
+
+    def _again(self, ask: Ask, reading: Reading[T], sample: int, attempt: int) -> Ask:
+        seed = None if ask.prompt.seed is None else derive_seed(ask.prompt.seed, "repair", sample, attempt)
+        prompt = self.prompts.again(ask.prompt, reading.text, reading.complaint or "", seed)
+        return Ask(prompt, replace(ask.sampling, n=1), ask.form)
+
+
+async def generate(model: LanguageModel, asks: Sequence[Ask]) -> list[list[Completion] | CleaveError]:
+    """The completions of each ask, or the typed error that it met. One call of the model per distinct sampling."""
+    results: dict[int, list[Completion] | CleaveError] = {}
+    groups: dict[Sampling, list[int]] = {}
+    for i, ask in enumerate(asks):
+        groups.setdefault(ask.sampling, []).append(i)
+    for sampling, members in groups.items():
+        drawn = await _generate_group(model, [asks[i].prompt for i in members], sampling)
+        results.update(zip(members, drawn, strict=True))
+    return [results[i] for i in range(len(asks))]
+
+
+async def _generate_group(model: LanguageModel, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion] | CleaveError]:
+    try:
+        return list(await model.generate(prompts, sampling))
+    except CleaveError as error:
+        if len(prompts) == 1:
+            return [error]
+    alone = await asyncio.gather(*(_generate_group(model, [prompt], sampling) for prompt in prompts))
+    return [result for (result,) in alone]
+
+
+def _with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Replies[T]:
+    """Put a repaired reading in its place; a repair that failed leaves the reading but is counted."""
+    readings = list(replies.readings)
+    if repaired.readings:
+        readings[sample] = repaired.readings[0]
+    return replace(replies, readings=tuple(readings), usage=replies.usage + repaired.usage)
+
+
+def open_model(config: RoleConfig, model: LanguageModel | None, purpose: str) -> tuple[LanguageModel, PromptSet]:
+    """The model and the prompts of a role; `model` None: built from the config. Raises ConfigError if they do not fit together."""
+    prompts = load_prompts(prompts_name(config))
+    if model is None:
+        model = build(config.model)
+    require(model, prompts.kind, purpose=f"{purpose} with the prompts {prompts.name}")
+    return model, prompts
+
+
+def prompts_name(config: RoleConfig) -> str:
+    """The config's prompt set; 'auto' is what the checkpoint was trained with, else the shipped set for instruction models."""
+    if config.prompts != "auto":
+        return config.prompts
+    return _trained_with(config.model) or DEFAULT_PROMPTS
+
+
+def _trained_with(model: ModelConfig) -> str | None:
+    folder = _folder(model)
+    note = folder / CHECKPOINT_NOTE if folder is not None else None
+    if note is None or not note.is_file():
+        return None
+    try:
+        name = json.loads(note.read_text(encoding="utf-8")).get("prompts")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"cannot read {note}: {error}; remove it, or name the prompts in the config.") from error
+    return str(name) if name else None
+
+
+def _folder(model: ModelConfig) -> Path | None:
+    if model.backend == "reference":
+        from cleave.lm.reference import resolve
+
+        return Path(resolve(model.model_name_or_path))
+    return Path(model.model_name_or_path).expanduser() if model.backend == "hf" else None
