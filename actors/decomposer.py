@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from actors.role import Ask, PromptedRole, Reading, Replies, open_model
 from cleave.config.roles import RoleConfig
-from cleave.errors import CleaveError, ParseError
+from cleave.errors import ParseError
 from cleave.lm.protocol import LanguageModel
 from cleave.plans import DEFAULT_LIMITS, PlanLimits, parse_plan
 from cleave.prompts import PromptSet
@@ -35,13 +35,13 @@ class Decomposer(PromptedRole):
         self.limits = limits
 
     async def __call__(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
-        """One reply per request, in order; raises nothing for what a model does wrong."""
+        """One reply per request, in order. Raises what the model raises (GenerationError, ConfigError), nothing for what it writes."""
         asks = [
             Ask(self.prompts.decompose(request.problem, request.seed), self.sampling(request.sampling, "decompose"), "decompose")
             for request in requests
         ]
         replies = await self.ask(asks, self._read)
-        return [_reply(request, result) for request, result in zip(requests, replies, strict=True)]
+        return [_reply(result) for result in replies]
 
     def _read(self, i: int, completion: Completion, text: str) -> Reading[Plan | None]:
         if completion.finish == "error":
@@ -60,9 +60,7 @@ def build_decomposer(config: RoleConfig, model: LanguageModel | None = None) -> 
     return Decomposer(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens)
 
 
-def _reply(request: DecomposeRequest, replies: Replies[Plan | None]) -> DecomposeReply:
-    if replies.error is not None:
-        return DecomposeReply((None,) * request.sampling.n, ("",) * request.sampling.n, replies.usage, (_failure(replies.error),))
+def _reply(replies: Replies[Plan | None]) -> DecomposeReply:
     complaints = [reading.complaint for reading in replies.readings if reading.complaint is not None]
     return DecomposeReply(
         plans=tuple(reading.value for reading in replies.readings),
@@ -70,7 +68,3 @@ def _reply(request: DecomposeRequest, replies: Replies[Plan | None]) -> Decompos
         usage=replies.usage,
         failures=tuple(Failure(ParseError.__name__, complaint, "decomposer") for complaint in complaints),
     )
-
-
-def _failure(error: CleaveError) -> Failure:
-    return Failure(type(error).__name__, str(error), "decomposer")

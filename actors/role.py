@@ -1,25 +1,26 @@
-"""What the decomposer and the solver share: prompts to a model in few calls, replies read strictly, failures kept apart.
+"""What the decomposer and the solver share: prompts to a model in few calls, replies read strictly, repair retries.
 
 A role is a plain class: a model, a prompt set and limits. Requests of one call that have equal sampling options go to the model
-together. A typed error of the model concerns one request only: if a group fails, its requests are asked one by one, and those
-that fail again carry the error. `<think>` blocks are removed before a reply is read; their tokens are counted like any other.
-Left out: grouping the requests of many callers (batcher.py) and hosting (pool.py).
+together, and a typed error of the model is raised for all of them (the batcher isolates it). `<think>` blocks are removed before a
+reply is read; their tokens are counted like any other. Left out: grouping the requests of many callers (batcher.py), hosting (pool.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import ValidationError
+
 from cleave.config.model import ModelConfig
 from cleave.config.roles import RoleConfig
-from cleave.errors import CleaveError, ConfigError
+from cleave.errors import ConfigError
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel, require
+from cleave.lm.reference import resolve
 from cleave.lm.thinking import strip_thinking
 from cleave.prompts import PromptSet, load_prompts
 from cleave.seeds import derive_seed
@@ -53,11 +54,10 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True)
 class Replies(Generic[T]):
-    """The readings of one request's samples; `error` and no readings where the model failed."""
+    """The readings of one request's samples, and what they cost with all repairs."""
 
     readings: tuple[Reading[T], ...]
     usage: Usage
-    error: CleaveError | None = None
 
 
 class PromptedRole:
@@ -81,7 +81,10 @@ class PromptedRole:
         return replace(wanted, max_tokens=min(wanted.max_tokens, self.max_tokens), stop=(*self.prompts.stops(form), *wanted.stop))
 
     async def ask(self, asks: Sequence[Ask], read: Callable[[int, Completion, str], Reading[T]]) -> list[Replies[T]]:
-        """Ask all, in order. `read(i, completion, visible text)` reads one reply to ask i; a complaint leads to repair retries."""
+        """Ask all, in order. `read(i, completion, visible text)` reads one reply to ask i; a complaint leads to repair retries.
+
+        Raises what the model raises: GenerationError, ConfigError.
+        """
         drawn = await generate(self.model, asks)
         replies = [self._read_all(i, result, read) for i, result in enumerate(drawn)]
         for attempt in range(self.repair_retries):
@@ -98,11 +101,9 @@ class PromptedRole:
                 replies[i] = _with_repair(replies[i], j, self._read_all(i, result, read))
         return replies
 
-    def _read_all(self, i: int, result: list[Completion] | CleaveError, read: Callable[[int, Completion, str], Reading[T]]) -> Replies[T]:
-        if isinstance(result, CleaveError):
-            return Replies((), Usage(calls=1), result)
-        readings = tuple(read(i, completion, strip_thinking(completion.text)[0]) for completion in result)
-        return Replies(readings, sum((completion.usage for completion in result), Usage()))
+    def _read_all(self, i: int, drawn: Sequence[Completion], read: Callable[[int, Completion, str], Reading[T]]) -> Replies[T]:
+        readings = tuple(read(i, completion, strip_thinking(completion.text)[0]) for completion in drawn)
+        return Replies(readings, sum((completion.usage for completion in drawn), Usage()))
 
     def _can_repair(self, ask: Ask) -> bool:
         """A model of plain text cannot hear a complaint, so without randomness it would only repeat itself."""
@@ -114,50 +115,49 @@ class PromptedRole:
         return Ask(prompt, replace(ask.sampling, n=1), ask.form)
 
 
-async def generate(model: LanguageModel, asks: Sequence[Ask]) -> list[list[Completion] | CleaveError]:
-    """The completions of each ask, or the typed error that it met. One call of the model per distinct sampling."""
-    results: dict[int, list[Completion] | CleaveError] = {}
+async def generate(model: LanguageModel, asks: Sequence[Ask]) -> list[list[Completion]]:
+    """The completions of each ask, in order, by one call of the model per distinct sampling."""
+    drawn: dict[int, list[Completion]] = {}
     groups: dict[Sampling, list[int]] = {}
     for i, ask in enumerate(asks):
         groups.setdefault(ask.sampling, []).append(i)
     for sampling, members in groups.items():
-        drawn = await _generate_group(model, [asks[i].prompt for i in members], sampling)
-        results.update(zip(members, drawn, strict=True))
-    return [results[i] for i in range(len(asks))]
-
-
-async def _generate_group(model: LanguageModel, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion] | CleaveError]:
-    try:
-        return list(await model.generate(prompts, sampling))
-    except CleaveError as error:
-        if len(prompts) == 1:
-            return [error]
-    alone = await asyncio.gather(*(_generate_group(model, [prompt], sampling) for prompt in prompts))
-    return [result for (result,) in alone]
+        drawn.update(zip(members, await model.generate([asks[i].prompt for i in members], sampling), strict=True))
+    return [drawn[i] for i in range(len(asks))]
 
 
 def _with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Replies[T]:
-    """Put a repaired reading in its place; a repair that failed leaves the reading but is counted."""
+    """Put a repaired reading in the place of the broken one, and add its cost."""
     readings = list(replies.readings)
-    if repaired.readings:
-        readings[sample] = repaired.readings[0]
-    return replace(replies, readings=tuple(readings), usage=replies.usage + repaired.usage)
+    readings[sample] = repaired.readings[0]
+    return Replies(tuple(readings), replies.usage + repaired.usage)
 
 
 def open_model(config: RoleConfig, model: LanguageModel | None, purpose: str) -> tuple[LanguageModel, PromptSet]:
     """The model and the prompts of a role; `model` None: built from the config. Raises ConfigError if they do not fit together."""
-    prompts = load_prompts(prompts_name(config))
     if model is None:
         model = build(config.model)
+    prompts = load_prompts(prompts_name(config, model))
     require(model, prompts.kind, purpose=f"{purpose} with the prompts {prompts.name}")
     return model, prompts
 
 
-def prompts_name(config: RoleConfig) -> str:
-    """The config's prompt set; 'auto' is what the checkpoint was trained with, else the shipped set for instruction models."""
+def prompts_name(config: RoleConfig, model: LanguageModel | None = None) -> str:
+    """The config's prompt set; 'auto' is what the checkpoint (of a recording: the recorded one) was trained with, else the
+    shipped set for instruction models."""
     if config.prompts != "auto":
         return config.prompts
+    if config.model.backend == "recorded" and model is not None:
+        return _recorded_with(model.info.name) or DEFAULT_PROMPTS
     return _trained_with(config.model) or DEFAULT_PROMPTS
+
+
+def _recorded_with(name: str) -> str | None:
+    try:
+        recorded = ModelConfig.model_validate(name)
+    except ValidationError:  # not a short string, so no folder to look into
+        return None
+    return _trained_with(recorded)
 
 
 def _trained_with(model: ModelConfig) -> str | None:
@@ -174,7 +174,5 @@ def _trained_with(model: ModelConfig) -> str | None:
 
 def _folder(model: ModelConfig) -> Path | None:
     if model.backend == "reference":
-        from cleave.lm.reference import resolve
-
-        return Path(resolve(model.model_name_or_path))
+        return resolve(model.model_name_or_path)
     return Path(model.model_name_or_path).expanduser() if model.backend == "hf" else None

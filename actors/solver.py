@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.role import Ask, PromptedRole, Reading, Replies, open_model
+from actors.role import Ask, PromptedRole, Reading, open_model
 from cleave.config.roles import RoleConfig
 from cleave.lm.protocol import LanguageModel
 from cleave.prompts import PromptSet, solve_form
 from cleave.roles import SolveReply, SolveRequest
 from cleave.solutions import ANSWER_MARKER, DEFAULT_LIMITS, SolutionLimits, parse_solution, parse_step, render_step
-from cleave.types import Completion, Failure, Solution
+from cleave.types import Completion, Solution
 
 
 class Solver(PromptedRole):
@@ -34,13 +34,14 @@ class Solver(PromptedRole):
         self.limits = limits
 
     async def __call__(self, requests: Sequence[SolveRequest]) -> list[SolveReply]:
-        """One reply per request, in order; raises nothing for what a model does wrong, ValueError for a request without sense."""
+        """One reply per request, in order. Raises what the model raises (GenerationError, ConfigError), nothing for what it writes,
+        and ValueError for mode 'step' without its plan and known answers."""
 
         def read(i: int, completion: Completion, text: str) -> Reading[Solution]:
             return self._read(requests[i], completion, text)
 
         replies = await self.ask([self._ask(request) for request in requests], read)
-        return [_reply(result) for result in replies]
+        return [SolveReply(tuple(reading.value for reading in reply.readings), reply.usage) for reply in replies]
 
     def _ask(self, request: SolveRequest) -> Ask:
         form = solve_form(request.mode, request.plan)
@@ -76,8 +77,3 @@ def build_solver(config: RoleConfig, model: LanguageModel | None = None) -> Solv
     """Build from a config; `model` None: the config's. Raises ConfigError. Loading local weights blocks."""
     model, prompts = open_model(config, model, "the solver")
     return Solver(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens)
-
-
-def _reply(replies: Replies[Solution]) -> SolveReply:
-    failures = (Failure(type(replies.error).__name__, str(replies.error), "solver"),) if replies.error is not None else ()
-    return SolveReply(tuple(reading.value for reading in replies.readings), replies.usage, failures)

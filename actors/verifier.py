@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from actors.role import prompts_name
 from cleave.config.roles import RoleConfig
-from cleave.errors import CleaveError, GenerationError
+from cleave.errors import GenerationError
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel, require
 from cleave.prompts import PromptSet, load_prompts
 from cleave.roles import VerifyReply, VerifyRequest
-from cleave.types import Completion, Failure, ModelInfo, Solution, Usage, Verdict
+from cleave.types import Completion, ModelInfo, Solution, Usage, Verdict
 
 
 class LikelihoodVerifier:
@@ -41,8 +41,8 @@ class LikelihoodVerifier:
         return ModelInfo(self._name, info.revision, info.dtype, info.parameters)
 
     async def __call__(self, requests: Sequence[VerifyRequest]) -> list[VerifyReply]:
-        """One reply per request, in order; a request whose solutions cannot be scored carries the error."""
-        return list(await asyncio.gather(*(self._verify(request) for request in requests)))
+        """One reply per request, in order. Raises GenerationError, and ConfigError for a model that cannot score."""
+        return [await self._verify(request) for request in requests]
 
     async def aclose(self) -> None:
         if self._model is not None:
@@ -50,10 +50,7 @@ class LikelihoodVerifier:
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         unknown = [s for s in request.solutions if s.text and not (self.reuse and s.logprob is not None)]
-        try:
-            scored = iter(await self._score(request, unknown) if unknown else ())
-        except CleaveError as error:
-            return VerifyReply((), Usage(calls=1), (Failure(type(error).__name__, str(error), "verifier"),))
+        scored = iter(await self._score(request, unknown) if unknown else ())
         verdicts = tuple(
             Verdict(0.0) if not s.text else verdict(s.logprob) if self.reuse and s.logprob is not None else next(scored)
             for s in request.solutions

@@ -98,8 +98,7 @@ class Attempt:
         """Ask the solver once, for as many samples as the request says. The reply has at least one solution."""
         reply = await self._call("solver", self.roles.solver, request)
         if not reply.solutions:
-            empty = Failure("GenerationError", "the solver sent no solution; check its model.", "solver")
-            raise RoleFailed(reply.failures[0] if reply.failures else empty)
+            raise RoleFailed(Failure("GenerationError", "the solver sent no solution; check its model.", "solver"))
         return reply
 
     def sampling(self, n: int = 1) -> Sampling:
@@ -125,8 +124,6 @@ class Attempt:
         plan = self.plans[0] if len(self.plans) == 1 else None
         with self.phase("verify"):
             reply = await self._call("verifier", self.roles.verifier, VerifyRequest(self.problem, self.ordered(), plan))
-        if reply.failures:
-            raise RoleFailed(reply.failures[0])
         if len(reply.verdicts) != len(self.solutions):
             message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
             raise RoleFailed(Failure("ParseError", message, "verifier"))

@@ -28,7 +28,7 @@ class DecomposeRequest:
 
 @dataclass(frozen=True)
 class DecomposeReply:
-    """`plans[i]` is None where sample i could not be parsed or drawn; then `failures` says why. `texts` are the raw replies."""
+    """`plans[i]` is None where sample i could not be parsed; then `failures` says why. `texts` are the raw replies."""
 
     plans: tuple[Plan | None, ...]
     texts: tuple[str, ...]
@@ -54,14 +54,10 @@ class SolveRequest:
 
 @dataclass(frozen=True)
 class SolveReply:
-    """One Solution per sample; a reply that could not be parsed is a Solution without answer. `usage` covers the prompt once.
-
-    Where the model itself failed there are no solutions, and `failures` says why.
-    """
+    """One Solution per sample; a reply that could not be parsed is a Solution without answer. `usage` covers the prompt once."""
 
     solutions: tuple[Solution, ...]
     usage: Usage
-    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,11 +71,10 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class VerifyReply:
-    """One Verdict per solution, in order; none where the verifier failed, then `failures` says why."""
+    """One Verdict per solution, in order."""
 
     verdicts: tuple[Verdict, ...]
     usage: Usage = field(default_factory=Usage)
-    failures: tuple[Failure, ...] = ()
 
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -87,11 +82,7 @@ Reply_co = TypeVar("Reply_co", covariant=True)
 
 
 class RoleHandle(Protocol[Request_contra, Reply_co]):
-    """One request in, one reply out; asynchronous and cancellable.
-
-    What the model does wrong for one request is in its reply's `failures`, so that it cannot harm the requests beside it in a batch.
-    A host that fails as a whole raises an error of errors.py, never a backend's own.
-    """
+    """One request in, one reply out; asynchronous and cancellable. Raises the errors of errors.py, never a backend's own."""
 
     async def __call__(self, request: Request_contra) -> Reply_co: ...
 
