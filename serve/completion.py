@@ -1,0 +1,136 @@
+"""From traces, or from what one role said, to an OpenAI chat completion.
+
+A choice's text is the chosen solution's, steps and answer line; the bare answer is in the vendor field `cleave`, with the split of
+the cost per role. `usage` adds up every call to every role, samples that were not chosen included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import reduce
+from typing import Literal
+
+from cleave.roles import Role
+from cleave.types import Finish, ModelInfo, Trace, Usage
+from serve.schema import (
+    ChatChoice,
+    ChatCompletion,
+    ChatNote,
+    ChatUsage,
+    ChoiceNote,
+    ReplyMessage,
+    RoleUsage,
+    TokenDetails,
+)
+from serve.service import Texts
+
+FINISH: Mapping[Finish, Literal["stop", "length"]] = {"stop": "stop", "length": "length", "error": "stop", "budget": "length"}
+
+
+def of_traces(model: str, traces: Sequence[Trace], stop: Sequence[str]) -> ChatCompletion:
+    """One choice per trace; each trace has an answer."""
+    first = traces[0]
+    usage = reduce(_merge, (trace.usage for trace in traces))
+    return ChatCompletion(
+        id=_new_id(),
+        created=int(time.time()),
+        model=model,
+        choices=[_choice(i, text_of(trace), _finish(trace), stop) for i, trace in enumerate(traces)],
+        usage=_usage(usage, shown=sum(_shown(trace) for trace in traces)),
+        system_fingerprint=fingerprint(first.models),
+        cleave=ChatNote(
+            strategy=first.strategy,
+            usage=_split(usage),
+            models={role: asdict(info) for role, info in first.models.items()},
+            choices=[_note(i, trace) for i, trace in enumerate(traces)],
+        ),
+    )
+
+
+def of_texts(role: Role, replies: Texts, seed: int, stop: Sequence[str]) -> ChatCompletion:
+    """One choice per text of a single role."""
+    usage = {role: replies.usage}
+    return ChatCompletion(
+        id=_new_id(),
+        created=int(time.time()),
+        model=role,
+        choices=[
+            _choice(i, text, FINISH[finish], stop) for i, (text, finish) in enumerate(zip(replies.texts, replies.finishes, strict=True))
+        ],
+        usage=_usage(usage, shown=replies.usage.completion_tokens),
+        system_fingerprint=fingerprint({role: replies.model}),
+        cleave=ChatNote(
+            strategy=None,
+            usage=_split(usage),
+            models={role: asdict(replies.model)},
+            choices=[ChoiceNote(index=i, answer=None, confidence=None, seed=seed, plans=[]) for i in range(len(replies.texts))],
+        ),
+    )
+
+
+def text_of(trace: Trace) -> str:
+    """The chosen solution as it was written; its bare answer where there is no text."""
+    text = trace.solutions[trace.chosen].text if trace.chosen is not None else ""
+    return text or trace.answer or ""
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
+
+
+def fingerprint(models: Mapping[str, ModelInfo]) -> str:
+    """Changes when other weights answer."""
+    named = json.dumps({role: asdict(info) for role, info in models.items()}, sort_keys=True)
+    return f"fp_{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+
+
+def _choice(index: int, text: str, finish: Literal["stop", "length"], stop: Sequence[str]) -> ChatChoice:
+    kept = cut(text, stop)
+    return ChatChoice(index=index, message=ReplyMessage(content=kept), finish_reason=finish if kept == text else "stop")
+
+
+def _finish(trace: Trace) -> Literal["stop", "length"]:
+    return FINISH[trace.solutions[trace.chosen].finish] if trace.chosen is not None else "stop"
+
+
+def _shown(trace: Trace) -> int:
+    return trace.solutions[trace.chosen].usage.completion_tokens if trace.chosen is not None else 0
+
+
+def _usage(usage: Mapping[str, Usage], shown: int) -> ChatUsage:
+    total = sum(usage.values(), Usage())
+    return ChatUsage(
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        total_tokens=total.tokens,
+        completion_tokens_details=TokenDetails(reasoning_tokens=max(0, total.completion_tokens - shown)),
+    )
+
+
+def _note(index: int, trace: Trace) -> ChoiceNote:
+    return ChoiceNote(
+        index=index,
+        answer=trace.answer,
+        confidence=trace.confidence,
+        seed=trace.seed,
+        plans=[plan.text for plan in trace.plans],
+        error=asdict(trace.error) if trace.error else None,
+    )
+
+
+def _merge(a: Mapping[str, Usage], b: Mapping[str, Usage]) -> dict[str, Usage]:
+    return {role: a.get(role, Usage()) + b.get(role, Usage()) for role in {**a, **b}}
+
+
+def _split(usage: Mapping[str, Usage]) -> dict[str, RoleUsage]:
+    return {role: RoleUsage(**asdict(cost)) for role, cost in usage.items()}
+
+
+def _new_id() -> str:
+    return f"chatcmpl-{uuid.uuid4().hex}"

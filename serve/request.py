@@ -1,0 +1,82 @@
+"""From what a request says to how it is reasoned about: options laid over the model's own, limits checked, seeds drawn.
+
+Every mistake is an ApiError 400 or 413 that names the field. Used by the routes; left out: doing the work (serve/service.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+
+from cleave.config.reasoning import BudgetConfig, ReasoningConfig
+from cleave.config.serve import LimitsConfig
+from cleave.types import Problem
+from serve.failures import ApiError, refused
+from serve.schema import Budget, Options
+
+OVERRIDES = ("strategy", "plans", "plan_temperature", "temperature", "top_p", "selection", "seed")
+PLANLESS = ("direct", "single")
+
+
+def problem_of(question: str, context: str, limits: LimitsConfig) -> Problem:
+    """The problem; its id is a function of its text, so that a seed gives the same reply again. Raises ApiError 400 or 413."""
+    question, context = question.strip(), context.strip()
+    if not question:
+        raise refused("the question is empty; ask something.", "question", "empty_question")
+    size = len(question.encode()) + len(context.encode())
+    if size > limits.max_question_bytes:
+        message = f"question and context have {size} bytes, more than {limits.max_question_bytes}; ask something shorter."
+        raise ApiError(413, message, "question_too_large", "question")
+    digest = hashlib.sha256(f"{context}\0{question}".encode()).hexdigest()
+    return Problem(f"http-{digest[:16]}", question, context, task="http")
+
+
+def reasoning_of(base: ReasoningConfig, options: Options, samples: int | None, limits: LimitsConfig, *, choices: int = 1) -> ReasoningConfig:
+    """The model's way of reasoning with the request's options over it. Raises ApiError 400."""
+    data = base.model_dump() | _given(options)
+    if samples is not None:
+        data["n"] = samples
+    if options.plans is None and data["strategy"] in PLANLESS:
+        data["plans"] = 1
+    if options.seed is None and data["temperature"] + data["plan_temperature"] > 0:
+        data["seed"] = secrets.randbits(31)
+    if options.budget is not None:
+        data["budget"] = tighter(base.budget, options.budget).model_dump()
+    check_fan_out(data["n"] * choices, limits)
+    if data["n"] > data["plans"] and data["temperature"] == 0:
+        raise refused(f"{data['n']} solutions at temperature 0 are all the same; set temperature, for example to 0.7.", "temperature")
+    try:
+        return ReasoningConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        raise refused(str(first["msg"]).removeprefix("Value error, ").rstrip(".") + ".", param) from error
+
+
+def tighter(server: BudgetConfig, asked: Budget) -> BudgetConfig:
+    """The smaller of two limits, each."""
+    limits: dict[str, Any] = {}
+    for name in BudgetConfig.model_fields:
+        given = [value for value in (getattr(server, name), getattr(asked, name)) if value is not None]
+        limits[name] = min(given, default=None)
+    return BudgetConfig.model_validate(limits)
+
+
+def check_fan_out(solutions: int, limits: LimitsConfig) -> None:
+    """Raise ApiError 400 for more solutions than one request may have sampled."""
+    if solutions > limits.max_n:
+        raise refused(f"{solutions} solutions are more than this server samples per request; ask for at most {limits.max_n}.", "n")
+
+
+def reply_limit(asked: int | None, limits: LimitsConfig, param: str = "max_tokens") -> int | None:
+    """The tokens per reply that the request allows; None: the roles' own. Raises ApiError 400."""
+    if asked is not None and asked > limits.max_tokens:
+        raise refused(f"{param} is {asked}, this server allows {limits.max_tokens}; ask for less.", param)
+    return asked
+
+
+def _given(options: Options) -> dict[str, Any]:
+    return {name: value for name in OVERRIDES if (value := getattr(options, name)) is not None}
