@@ -28,7 +28,10 @@ class DecomposeRequest:
 
 @dataclass(frozen=True)
 class DecomposeReply:
-    """`plans[i]` is None where sample i could not be parsed; then `failures` says why. `texts` are the raw replies."""
+    """`plans[i]` is None where sample i could not be parsed; then `failures` says why.
+
+    `texts` are the replies as written, without `<think>` blocks.
+    """
 
     plans: tuple[Plan | None, ...]
     texts: tuple[str, ...]
