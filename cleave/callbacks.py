@@ -1,0 +1,120 @@
+"""What happens beside training: metrics as JSON lines, progress for people, evaluation every so often, stopping on a signal."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from cleave.console import say
+from cleave.errors import StorageError
+
+_NOT_LOGGED = ("total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """Appends one JSON line per log to a file; on resume, lines of steps that will be repeated are dropped first."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step(line) <= state.global_step]
+            self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        row = {"step": state.global_step, "time": round(time.time(), 1)} | {k: v for k, v in (logs or {}).items() if k not in _NOT_LOGGED}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error}; free space and run again to resume.") from error
+
+
+class ProgressLines(TrainerCallback):  # type: ignore[misc]
+    """One line for people on stderr per log, at most every `every_s` seconds; evaluations always."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+        self._said = -math.inf
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        measured = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
+        if measured:
+            say(f"step {state.global_step} held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
+        elif time.monotonic() - self._said >= self._every_s and "loss" in logs:
+            self._said = time.monotonic()
+            speed = logs.get("tokens_per_second", 0.0)
+            left = (state.max_steps - state.global_step) * logs.get("tokens", 0) / max(state.global_step, 1) / max(speed, 1e-9)
+            accuracy = f"  accuracy {logs['accuracy']:.3f}" if "accuracy" in logs else ""
+            say(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{accuracy}  "
+                f"{logs.get('tokens', 0):,} tokens  {speed:,.0f} tokens/s  {left / 60:.0f} min left"
+            )
+
+
+class EvaluateEvery(TrainerCallback):  # type: ignore[misc]
+    """Asks for an evaluation every `steps` steps, but not at the last, which is evaluated after training."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        if state.global_step % self._steps == 0 and state.global_step < state.max_steps:
+            control.should_evaluate = True
+        return control
+
+
+class StopOnSignal(TrainerCallback):  # type: ignore[misc]
+    """SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal ends the process the usual way.
+
+    Use as a context manager around training, in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        self._restore()
+        say("stopping after this step; once more to stop at once.")
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _step(line: str) -> float:
+    """The step of a metrics line; infinite for a line that a kill cut short, so that it is dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,253 @@
+"""What `cleave distill` trains, on what, from where it starts, and where it runs. Names are Hugging Face's and Ray's where they mean the same."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cleave.config.base import Config
+from cleave.config.model import ModelConfig
+
+TrainedRole = Literal["decomposer", "solver", "general"]
+Format = Literal["decompose", "steps_with_plan", "step", "single", "direct", "text"]
+
+DEFAULT_FORMATS: dict[TrainedRole, dict[Format, float]] = {
+    "decomposer": {"decompose": 1.0},
+    "solver": {"steps_with_plan": 1.0, "single": 1.0, "direct": 0.5},
+    "general": {"decompose": 1.0, "steps_with_plan": 1.0, "single": 1.0, "direct": 0.5, "text": 0.5},
+}
+
+
+class TaskMix(Config):
+    """One task and its share of the examples."""
+
+    task: str
+    """Name of the task, as `cleave tasks list` shows it."""
+    dials: dict[str, Any] = {}
+    """Changes to the task's dials, such as depths or coverage."""
+    weight: float = Field(1.0, ge=0)
+    """Relative share of examples drawn from this task."""
+    split: str = "train"
+    """Split that is trained on."""
+    eval_split: str | None = "validation"
+    """Split of the held-out loss and exact match; null: this task is not evaluated during training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_string(cls, data: object) -> object:
+        return {"task": data} if isinstance(data, str) else data
+
+
+class FreshConfig(Config):
+    """A new model with random weights."""
+
+    architecture: Literal["qwen3", "mistral"] = "qwen3"
+    """Model class of transformers; both load with head counts that do not divide the hidden size."""
+    hidden_size: int = Field(128, gt=0)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(384, gt=0)
+    """Width of the feed-forward layers."""
+    num_hidden_layers: int = Field(4, gt=0)
+    """Number of layers."""
+    num_attention_heads: int = Field(4, gt=0)
+    """Query heads per layer."""
+    num_key_value_heads: int = Field(4, gt=0)
+    """Key and value heads per layer; must divide num_attention_heads."""
+    head_dim: int = Field(32, gt=0)
+    """Width of one head."""
+    max_position_embeddings: int = Field(1024, gt=0)
+    """Longest sequence in tokens that the model accepts."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary position embedding."""
+    tie_word_embeddings: bool = True
+    """Share the input and output embedding."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_key_value_heads must divide num_attention_heads")
+        return self
+
+
+class InitConfig(Config):
+    """Where training starts: an existing checkpoint (`model`) or random weights (`fresh` and a tokenizer)."""
+
+    model: ModelConfig | None = None
+    """Checkpoint to start from: hf:PATH_OR_HUB_ID or reference:NAME."""
+    fresh: FreshConfig | None = None
+    """Shape of a new model."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the tokenizer of a new model; null: the shipped one of the reference models."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.model is None) == (self.fresh is None):
+            raise ValueError("start from exactly one of model (a checkpoint) and fresh (a new model)")
+        if self.model is not None and self.model.backend not in ("hf", "reference"):
+            raise ValueError(f"only local weights can be trained, not {self.model.short}; write hf:PATH or reference:NAME")
+        if self.model is not None and self.tokenizer is not None:
+            raise ValueError("a checkpoint brings its own tokenizer; remove init.tokenizer")
+        return self
+
+
+class StageConfig(Config):
+    """A part of training with its own mixture. The last stage lasts to the end."""
+
+    share: float = Field(1.0, gt=0)
+    """Share of the training tokens, relative to the other stages."""
+    weights: dict[str, float] | None = None
+    """Weight by task name in this stage; null: those of `tasks`."""
+    max_depth: int | None = Field(None, ge=0)
+    """Deepest problem that is trained on, in reasoning levels; null: no limit."""
+    max_length: int | None = Field(None, gt=0)
+    """Longest example that is trained on, in tokens; null: train.max_length."""
+
+
+class LoraConfig(Config):
+    """Train low-rank adapters instead of all weights (PEFT). They are merged into the exported checkpoint."""
+
+    r: int = Field(8, gt=0)
+    """Rank."""
+    lora_alpha: float = Field(16.0, gt=0)
+    """Scale of the adapter's output is lora_alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter."""
+
+
+class TrainConfig(Config):
+    """Optimisation. One optimiser step takes per_device_train_batch_tokens × gradient_accumulation_steps × workers tokens."""
+
+    max_tokens: int | None = Field(1_000_000, gt=0)
+    """Training tokens in all, without padding; null: max_steps decides."""
+    max_steps: int | None = Field(None, gt=0)
+    """Optimiser steps; overrides max_tokens."""
+    max_length: int = Field(512, gt=0)
+    """Longest example, and longest packed row, in tokens; longer examples are dropped and counted."""
+    per_device_train_batch_tokens: int = Field(2048, gt=0)
+    """Tokens, without padding, in one forward pass of one worker."""
+    gradient_accumulation_steps: int = Field(4, gt=0)
+    """Forward passes per optimiser step; they share the step's examples sorted by length, so more of them mean less padding."""
+    packing: bool = False
+    """Put several examples into one row; off: rows padded to the longest of their batch, which is faster on a CPU."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel of transformers."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant_with_warmup", "warmup_stable_decay"] = "cosine"
+    """Shape of the learning rate."""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """More arguments of the schedule, such as num_decay_steps or min_lr_rate."""
+    warmup_ratio: float = Field(0.02, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    optim: str = "adamw_torch_fused"
+    """Optimiser by its transformers name."""
+    adam_beta2: float = Field(0.98, gt=0, lt=1)
+    """Decay of AdamW's second moment."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled weight decay, not on norms and biases."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0: never."""
+    bf16: bool = False
+    """bfloat16 autocast; on a CPU worth it only with AMX or AVX512-BF16 instructions."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    torch_compile: bool = False
+    """Compile the model."""
+    logging_steps: int = Field(20, gt=0)
+    """Steps between two lines of metrics.jsonl."""
+    save_steps: int = Field(200, gt=0)
+    """Steps between two checkpoints to resume from."""
+    save_total_limit: int = Field(2, ge=2)
+    """Checkpoints kept; two, so that one is whole when a kill hits the other."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Trackers of transformers, such as tensorboard, wandb, mlflow; empty: none."""
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.max_tokens is None and self.max_steps is None:
+            raise ValueError("training needs an end; give max_tokens or max_steps")
+        return self
+
+    def steps(self, workers: int) -> int:
+        """Optimiser steps in all."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_tokens is not None
+        return max(1, round(self.max_tokens / (self.per_device_train_batch_tokens * self.gradient_accumulation_steps * workers)))
+
+
+class TrainEvalConfig(Config):
+    """What is measured during training, on problems that are never trained on."""
+
+    eval_steps: int = Field(500, gt=0)
+    """Steps between two evaluations; there is always one at the end."""
+    examples: int = Field(256, ge=0)
+    """Held-out examples of the loss, in all; 0: no evaluation."""
+    generate: int = Field(64, ge=0)
+    """How many of them are also answered greedily, for the exact match with the gold reply."""
+    max_new_tokens: int = Field(256, gt=0)
+    """Most tokens per generated reply."""
+    metric_for_best_model: Literal["loss", "exact_match"] = "loss"
+    """The checkpoint that is best by this metric is the one exported."""
+
+
+class DistillConfig(Config):
+    """Train one role. Run again with the same config to resume."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is storage_path/name."""
+    role: TrainedRole
+    """What the model will be: decomposer, solver, or general (all formats; a base to start from)."""
+    source: Literal["gold"] = "gold"
+    """Where targets come from: gold, the tasks' own plans and steps."""
+    tasks: tuple[TaskMix, ...] = Field(min_length=1)
+    """Tasks to train on."""
+    prompts: str = "reference-v1"
+    """Prompt set: a shipped name or a YAML file."""
+    formats: dict[Format, float] = {}
+    """Weight of each kind of example; empty: the role's default mix."""
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    """Training in order, such as short problems first."""
+    init: InitConfig
+    """Where training starts."""
+    train: TrainConfig = TrainConfig()
+    """Optimisation."""
+    evaluation: TrainEvalConfig = TrainEvalConfig()
+    """Measurements during training."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters; null: all weights are trained."""
+    seed: int = 0
+    """Seed of the weights and of the data."""
+    backend: Literal["inline", "ray"] = "inline"
+    """inline: in this process, on the GPU if there is one; ray: Ray Train with num_workers workers."""
+    num_workers: int = Field(1, ge=1)
+    """Workers of Ray Train (ray only)."""
+    resources_per_worker: dict[str, float] = {"CPU": 1}
+    """What each worker reserves (ray only)."""
+    max_failures: int = Field(3, ge=-1)
+    """Times that Ray Train restarts dead workers from the last checkpoint; -1 without limit (ray only)."""
+    num_threads: int | None = Field(None, gt=0)
+    """Threads that torch computes with; null: what OMP_NUM_THREADS or the machine says (inline only)."""
+    storage_path: str = "runs"
+    """Folder of the run folders."""
+    output_dir: str | None = None
+    """Where the finished checkpoint goes; null: storage_path/name/checkpoint."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [mix.task for mix in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("a task occurs twice; put its dials into one entry")
+        for stage in self.stages:
+            unknown = set(stage.weights or ()) - set(names)
+            if unknown:
+                raise ValueError(f"a stage weighs {sorted(unknown)[0]!r}, which is no task of this run; there are {', '.join(names)}")
+        if self.backend == "inline" and self.num_workers != 1:
+            raise ValueError("the inline backend has one worker; set backend: ray or num_workers: 1")
+        return self
+
+    @property
+    def mix(self) -> dict[Format, float]:
+        """The formats with their weights."""
+        return self.formats or DEFAULT_FORMATS[self.role]

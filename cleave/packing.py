@@ -1,0 +1,90 @@
+"""Examples into batches of tensors, padded or packed, such that no example ever sees another.
+
+Padded: one example per row, zeros at the right. Attention is causal, so what follows an example cannot reach it and no mask is needed.
+Packed: several examples per row, told apart by `position_ids` that restart at 0. Models of transformers isolate them only without an
+attention mask and without a cache (`use_cache=False`), so a batch never holds a mask; pad tokens form an example of their own.
+
+A batch: `input_ids` [B, T] · `weights` [B, T], the loss weight of predicting the token at that place, 0 where nothing is learned ·
+`position_ids` [B, T], packed batches only. B rows, T tokens of the longest row.
+
+Left out: which examples come next (curriculum/sampler.py), and the loss (objectives.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cleave.examples import Example
+
+if TYPE_CHECKING:
+    import torch
+
+    Batch = dict[str, torch.Tensor]
+
+
+def split_evenly(examples: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Sort by length and cut into `parts` runs of about equal numbers of tokens; none is empty if there are that many examples.
+
+    Sorting keeps the padding of each part small; together the parts are still the whole step.
+    """
+    if len(examples) < parts:
+        raise ValueError(f"{len(examples)} examples cannot make {parts} batches")
+    ordered = sorted(examples, key=len)
+    total = sum(map(len, ordered))
+    runs: list[list[Example]] = [[] for _ in range(parts)]
+    seen = part = 0
+    for index, example in enumerate(ordered):
+        must_move = len(ordered) - index <= parts - 1 - part
+        if runs[part] and part < parts - 1 and (must_move or seen + len(example) / 2 > total * (part + 1) / parts):
+            part += 1
+        runs[part].append(example)
+        seen += len(example)
+    return runs
+
+
+def fit_rows(examples: Sequence[Example], max_length: int) -> list[list[Example]]:
+    """First fit, longest first: rows of at most `max_length` tokens. Raises ValueError for a longer example."""
+    rows: list[list[Example]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=len, reverse=True):
+        if len(example) > max_length:
+            raise ValueError(f"an example of {len(example)} tokens does not fit a row of {max_length}")
+        place = next((k for k, free in enumerate(room) if free >= len(example)), None)
+        if place is None:
+            rows.append([])
+            room.append(max_length)
+            place = len(rows) - 1
+        rows[place].append(example)
+        room[place] -= len(example)
+    return rows
+
+
+def pad(examples: Sequence[Example], pad_id: int) -> Batch:
+    """One example per row."""
+    return _tensors([[example] for example in examples], pad_id, positions=False)
+
+
+def pack(examples: Sequence[Example], pad_id: int, max_length: int) -> Batch:
+    """Several examples per row of at most `max_length` tokens."""
+    return _tensors(fit_rows(examples, max_length), pad_id, positions=True)
+
+
+def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool) -> Batch:
+    import torch
+
+    longest = max(sum(map(len, row)) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    weights = torch.zeros(len(rows), longest)
+    places = torch.zeros(len(rows), longest, dtype=torch.long)
+    for r, row in enumerate(rows):
+        start = 0
+        for example in row:
+            end = start + len(example)
+            ids[r, start:end] = torch.tensor(example.input_ids)
+            weights[r, start:end] = torch.tensor(example.loss_mask, dtype=torch.float32) * example.weight
+            weights[r, start] = 0.0  # nothing of its own precedes the first token
+            places[r, start:end] = torch.arange(len(example))
+            start = end
+        places[r, start:] = torch.arange(longest - start)
+    return {"input_ids": ids, "weights": weights} | ({"position_ids": places} if positions else {})

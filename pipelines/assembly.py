@@ -1,0 +1,134 @@
+"""From a distill config to a trainer: sources, sampler, stream, arguments, held-out measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cleave.config.distill import DistillConfig, TrainConfig
+from cleave.curriculum.sampler import Stage, StagedSampler
+from cleave.examples import Encoder, Example
+from cleave.prompts import load_prompts
+from cleave.seeds import derive_seed
+from cleave.tasks.task import Task
+from pipelines.gold import GoldSource, held_out
+from pipelines.start import add_lora, load_start
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+    from cleave.training import RoleTrainer
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on and what is measured on."""
+
+    sources: dict[str, GoldSource]
+    held_out: list[Example]
+
+
+def build_task(config: Any) -> Task:
+    """The task of one TaskMix."""
+    from cleave.tasks.reference import reference_task
+
+    return reference_task(config.task, **config.dials)
+
+
+def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Data:
+    """Sources by task name, and the held-out examples, which do not depend on the run's seed."""
+    prompts = load_prompts(config.prompts)
+    encoder = Encoder(tokenizer, config.train.max_length)
+    shared: dict[str, Any] = {"prompts": prompts, "formats": config.mix, "encoder": encoder}
+    sources: dict[str, GoldSource] = {}
+    measured: list[GoldSource] = []
+    for mix in config.tasks:
+        task = build_task(mix)
+        sources[mix.task] = GoldSource(task, mix.split, seed=derive_seed("train", config.seed, mix.task), **shared)
+        if mix.eval_split is not None and mix.weight > 0 and config.evaluation.examples:
+            measured.append(GoldSource(task, mix.eval_split, seed=derive_seed("held out", mix.task), **shared))
+    return Data(sources, held_out(measured, config.evaluation.examples) if measured else [])
+
+
+def build_sampler(config: DistillConfig, data: Data, world_size: int) -> StagedSampler:
+    """The order of training; the same for all workers."""
+    train = config.train
+    step_tokens = train.per_device_train_batch_tokens * train.gradient_accumulation_steps * world_size
+    stages = [Stage(**stage.model_dump()) for stage in config.stages]
+    weights = {mix.task: mix.weight for mix in config.tasks}
+    total = train.steps(world_size) * step_tokens
+    return StagedSampler(data.sources, total_tokens=total, seed=derive_seed("order", config.seed), weights=weights, stages=stages)
+
+
+def build_trainer(
+    config: DistillConfig, folder: Path, *, rank: int = 0, world_size: int = 1, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[RoleTrainer, Data]:
+    """A trainer that keeps its checkpoints in `folder`, ready for `fit`."""
+    from cleave.callbacks import EvaluateEvery
+    from cleave.heldout import HeldOut
+    from cleave.objectives import CrossEntropy
+    from cleave.training import RoleTrainer, StepStream
+
+    train, evaluation = config.train, config.evaluation
+    model, tokenizer = load_start(config)
+    data = build_data(config, tokenizer)
+    stream = StepStream(
+        build_sampler(config, data, world_size),
+        batch_tokens=train.per_device_train_batch_tokens,
+        accumulation=train.gradient_accumulation_steps,
+        pad_id=tokenizer.pad_token_id or 0,
+        max_length=train.max_length,
+        packing=train.packing,
+        rank=rank,
+        world_size=world_size,
+    )
+    objective = CrossEntropy()
+    measure = None
+    if data.held_out:
+        measure = HeldOut(data.held_out, objective, tokenizer, generate=evaluation.generate, max_new_tokens=evaluation.max_new_tokens)
+        callbacks = [*callbacks, EvaluateEvery(evaluation.eval_steps)]
+    trainer = RoleTrainer(
+        add_lora(model, config.lora) if config.lora else model,
+        training_arguments(train, folder, train.steps(world_size), config.seed),
+        stream=stream,
+        objective=objective,
+        tokenizer=tokenizer,
+        measure=measure,
+        best_metric=evaluation.metric_for_best_model,
+        callbacks=callbacks,
+    )
+    return trainer, data
+
+
+def training_arguments(train: TrainConfig, folder: Path, steps: int, seed: int) -> TrainingArguments:
+    """Hugging Face's arguments. Trackers are added as callbacks, evaluation is asked for by EvaluateEvery."""
+    import torch
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.lr_scheduler_type,
+        lr_scheduler_kwargs=dict(train.lr_scheduler_kwargs),
+        warmup_steps=round(train.warmup_ratio * steps),
+        optim=train.optim,
+        adam_beta2=train.adam_beta2,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        bf16=train.bf16,
+        activation_checkpointing=train.gradient_checkpointing or None,
+        torch_compile=train.torch_compile,
+        logging_steps=train.logging_steps,
+        save_steps=train.save_steps,
+        save_total_limit=train.save_total_limit,
+        report_to=[name for name in train.report_to if name != "tensorboard"],
+        disable_tqdm=True,
+        ignore_data_skip=True,
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        seed=seed,
+    )

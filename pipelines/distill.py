@@ -1,0 +1,176 @@
+"""`cleave distill CONFIG`: train one role and leave a checkpoint that `hf:PATH` loads.
+
+A run lives in storage_path/name: config.yaml, manifest.json, metrics.jsonl, tensorboard/, trainer/ (checkpoints to resume from),
+result.json once finished, and checkpoint/. The same command resumes; SIGTERM or Ctrl-C saves first. A finished run says so.
+
+    python -m cleave distill configs/distill/demo.yaml train.max_tokens=200000
+
+Left out: what examples say (gold.py), how the trainer is put together (assembly.py), Ray's side (ray_train.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cleave.config.base import dump
+from cleave.config.distill import DistillConfig
+from cleave.console import say
+from cleave.errors import ConfigError
+from cleave.manifest import manifest
+from cleave.runs import RunFolder
+
+_FREE_TO_CHANGE = {"num_threads", "resources_per_worker", "max_failures", "logging_steps", "save_steps", "save_total_limit", "report_to"}
+"""Fields that change neither weights nor figures, so that a run may be resumed with others."""
+
+
+def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False) -> int:
+    """Run or resume one training. Returns 0 when finished, 130 when it was stopped and can be resumed."""
+    if dry_run:
+        return check(config, as_json=as_json)
+    folder = open_run(config)
+    if folder.exists("result.json"):
+        say(f"{folder.location} is finished; use another name to train again.")
+        return show(json.loads(folder.read_text("result.json")), as_json=as_json)
+    finished = run_inline(config, folder) if config.backend == "inline" else run_on_ray(config, folder)
+    if not finished:
+        say(f"stopped; run the same command again to resume {folder.location} from its last checkpoint.")
+        return 130
+    return show(json.loads(folder.read_text("result.json")), as_json=as_json)
+
+
+def check(config: DistillConfig, *, as_json: bool) -> int:
+    """Build everything but the trainer, draw one chunk of each task, and print the resolved config."""
+    from pipelines.assembly import build_data, build_sampler
+    from pipelines.start import load_start
+
+    model, tokenizer = load_start(config)
+    data = build_data(config, tokenizer)
+    next(iter(build_sampler(config, data, config.num_workers)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    steps = config.train.steps(config.num_workers)
+    say(f"{config.name}: {parameters:,} parameters, {steps:,} steps, {len(data.held_out)} held-out examples; nothing was started.")
+    print(json.dumps(config.model_dump(mode="json")) if as_json else dump(config), end="\n" if as_json else "")
+    return 0
+
+
+def open_run(config: DistillConfig) -> RunFolder:
+    """The run's folder with config.yaml in it. Raises ConfigError if it belongs to another config."""
+    folder = RunFolder.open(config.storage_path, config.name)
+    if not folder.is_local and config.backend == "inline":
+        raise ConfigError(f"the inline backend writes to a local disk, not to {folder.location}; set storage_path, or backend=ray.")
+    folder.prepare()
+    if folder.exists("config.yaml"):
+        _check_same(config, folder)
+    else:
+        folder.write_text("config.yaml", dump(config))
+    return folder
+
+
+def run_inline(config: DistillConfig, folder: RunFolder) -> bool:
+    """Train in this process. Returns False if a signal stopped it."""
+    set_threads(config.num_threads)
+    from cleave.callbacks import MetricsFile, ProgressLines, StopOnSignal
+    from pipelines.assembly import build_trainer
+
+    with StopOnSignal() as stop:
+        callbacks = [MetricsFile(folder.path("metrics.jsonl")), ProgressLines(), *trackers(config, folder), stop]
+        trainer, data = build_trainer(config, Path(folder.path("trainer")), callbacks=callbacks)
+        if not folder.exists("manifest.json"):
+            folder.write_text("manifest.json", json.dumps(describe(config, data), indent=2) + "\n")
+        if not trainer.fit():
+            return False
+        finish(config, folder, trainer)
+    return True
+
+
+def run_on_ray(config: DistillConfig, folder: RunFolder) -> bool:
+    """Train with Ray Train."""
+    from pipelines.ray_train import fit
+
+    return fit(config, folder)
+
+
+def set_threads(count: int | None) -> None:
+    """Before torch computes anything: later changes cost more than they bring."""
+    if count is not None:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def trackers(config: DistillConfig, folder: RunFolder) -> list[Any]:
+    """The TensorBoard callback; other trackers are Hugging Face's business."""
+    if "tensorboard" not in config.train.report_to:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(folder.path("tensorboard")))]
+
+
+def describe(config: DistillConfig, data: Any) -> dict[str, Any]:
+    """The manifest: versions, machine, commit, seeds, and hashes of what decides the data."""
+    from cleave.examples import content_hash
+    from cleave.prompts import load_prompts
+
+    prompts = load_prompts(config.prompts)
+    return manifest(
+        program="distill",
+        seed=config.seed,
+        prompts={"name": prompts.name, "sha256": prompts.fingerprint},
+        data={
+            "held_out": content_hash(data.held_out),
+            "first_chunks": {name: content_hash(source.chunk(0)) for name, source in data.sources.items()},
+        },
+    )
+
+
+def finish(config: DistillConfig, folder: RunFolder, trainer: Any) -> None:
+    """Evaluate once more, export the best weights, write result.json last."""
+    from pipelines.export import export
+
+    trainer.evaluate()
+    if trainer.measure is None:
+        trainer.save_model(str(trainer.best_dir))
+    result = {
+        "name": config.name,
+        "role": config.role,
+        "checkpoint": config.output_dir or os.path.join(config.storage_path, config.name, "checkpoint"),
+        "steps": trainer.args.max_steps,
+        "tokens": trainer.stream.tokens,
+        "best_step": trainer.best_step,
+        f"best_{trainer.best_metric}": trainer.best_value,
+    }
+    export(config, trainer.best_dir, Path(result["checkpoint"]), result)
+    folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
+    shutil.rmtree(folder.path("trainer"), ignore_errors=True)
+
+
+def show(result: dict[str, Any], *, as_json: bool) -> int:
+    """The result on stdout."""
+    print(json.dumps(result) if as_json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+    return 0
+
+
+def _check_same(config: DistillConfig, folder: RunFolder) -> None:
+    import yaml
+
+    before = dict(_flat(yaml.safe_load(folder.read_text("config.yaml"))))
+    now = dict(_flat(config.model_dump(mode="json")))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not _FREE_TO_CHANGE & set(key.split("."))]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{folder.location} was started with {key}={before.get(key)}, not {now.get(key)}; use another name, or delete the folder."
+        )
+
+
+def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        return [pair for name, part in value.items() for pair in _flat(part, f"{key}.{name}" if key else name)]
+    return [(key, value)]

@@ -1,0 +1,88 @@
+"""Where training starts: an existing checkpoint, or random weights of a given shape with a tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cleave.config.distill import DistillConfig, FreshConfig, LoraConfig
+from cleave.config.model import ModelConfig
+from cleave.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_start(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in float32 on the CPU, and tokenizer. The same config and seed give the same weights."""
+    import torch
+
+    torch.manual_seed(config.seed)
+    if config.init.model is not None:
+        model, tokenizer = load_weights(config.init.model)
+    else:
+        assert config.init.fresh is not None
+        tokenizer = load_tokenizer(config.init.tokenizer)
+        model = fresh_model(config.init.fresh, tokenizer)
+    model.set_attn_implementation(config.train.attn_implementation)
+    _check_length(model, config.train.max_length)
+    return model, tokenizer
+
+
+def load_weights(config: ModelConfig, adapter: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint's model in float32, with `adapter` (a PEFT folder) merged in, and its tokenizer."""
+    from cleave.lm.checkpoint import load_checkpoint
+
+    name = config.model_name_or_path
+    if config.backend == "reference":
+        from cleave.lm.reference import resolve
+
+        name = str(resolve(name))
+    loaded = load_checkpoint(name, revision=config.revision, dtype="float32", device_map="cpu", adapter=adapter or config.adapter)
+    return loaded.model, loaded.tokenizer
+
+
+def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+    """A tokenizer by folder or Hub id; None: that of the reference models, built from the default profile."""
+    if name is None:
+        from cleave.lm.tokenizer import build_tokenizer
+        from cleave.tasks.reference.profile import get_profile
+        from cleave.tasks.reference.vocabulary import pieces
+
+        return build_tokenizer(pieces(get_profile("default-v1")))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load the tokenizer {name}: {' '.join(str(error).split())[:200]}; check init.tokenizer.") from error
+
+
+def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A new model with random weights from torch's global generator."""
+    from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    options: dict[str, Any] = shape.model_dump(exclude={"architecture", "rope_theta"})
+    options |= {"vocab_size": len(tokenizer), "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta}}
+    options |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if shape.architecture == "mistral":
+        return MistralForCausalLM(MistralConfig(sliding_window=None, **options))
+    return Qwen3ForCausalLM(Qwen3Config(**options))
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+    """The model with trainable adapters; its own weights are frozen."""
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    modules = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    options = PeftLora(
+        r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules, task_type="CAUSAL_LM"
+    )
+    adapted: PreTrainedModel = get_peft_model(model, options)
+    return adapted
+
+
+def _check_length(model: PreTrainedModel, max_length: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and max_length > limit:
+        raise ConfigError(f"train.max_length {max_length} is above the model's {limit} positions; set it to {limit} or less.")
