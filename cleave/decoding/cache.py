@@ -4,7 +4,7 @@ transformers' DynamicCache copies every key and value at every step; at a few mi
 step. Here the layers keep spare room and write in place. Layers of other kinds (sliding windows, linear attention) stay as they are.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 BLOCK = 64  # tokens of spare room added when a layer is full
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers registers subclasses by an untyped hook
     """A full-attention layer over a buffer with spare room; `keys` and `values` are views (B, H, T, D) of its filled part."""
 
     is_sliding = False  # transformers wants every layer class to say so itself
     is_croppable = True
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -33,8 +33,7 @@ class GrowingLayer(DynamicLayer):
         keys, values = self._reserve(key_states, value_states, end)
         keys[:, :, start:end] = key_states
         values[:, :, start:end] = value_states
-        self._show(end)
-        return self.keys, self.values
+        return self._show(end)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep, drop or repeat rows."""
@@ -54,14 +53,16 @@ class GrowingLayer(DynamicLayer):
         if self._buffers is None or self._buffers[0].shape[2] < end:
             grown = _room(key_states, end + BLOCK), _room(value_states, end + BLOCK)
             if self._buffers is not None:
-                for new, old in zip(grown, (self.keys, self.values), strict=True):
+                for new, old in zip(grown, self._buffers, strict=True):
                     new[:, :, : old.shape[2]] = old
             self._buffers = grown
         return self._buffers
 
-    def _show(self, length: int) -> None:
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
         assert self._buffers is not None
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+        shown = self._buffers[0][:, :, :length], self._buffers[1][:, :, :length]
+        self.keys, self.values = shown
+        return shown
 
 
 def growing_cache(model: PreTrainedModel) -> Cache:
@@ -76,7 +77,7 @@ def growing_cache(model: PreTrainedModel) -> Cache:
 def select_rows(cache: Cache, rows: Tensor) -> None:
     """Make row i of the cache what row rows[i] was; repeats and omissions are allowed."""
     for layer in cache.layers:
-        layer.reorder_cache(rows)
+        layer.reorder_cache(cast(torch.LongTensor, rows))
 
 
 def _room(like: Tensor, length: int) -> Tensor:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cleave.decoding.batch import Batch
 from cleave.decoding.logits import draw, is_greedy
 from cleave.decoding.noise import U64, as_keys, row_key, uniforms
-from cleave.decoding.stopping import Decoder, StopStrings, cut, text_of
+from cleave.decoding.stopping import StopStrings, cut, text_of
 from cleave.errors import ConfigError, GenerationError
 from cleave.types import Finish, Sampling
 
@@ -54,7 +54,7 @@ class Sampler:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         eos_ids: AbstractSet[int],
         max_len: int,

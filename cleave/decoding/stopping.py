@@ -5,18 +5,13 @@ token id; only then is the row decoded and searched.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 
-class Decoder(Protocol):
-    """The part of a tokenizer that turns ids into text."""
-
-    def decode(self, token_ids: Sequence[int], **options: bool) -> str: ...
-
-
-def text_of(tokenizer: Decoder, tokens: Sequence[int]) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """Decoded text without special tokens and without cosmetic changes to spaces."""
-    return tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def cut(text: str, stops: Sequence[str]) -> str | None:
@@ -28,7 +23,7 @@ def cut(text: str, stops: Sequence[str]) -> str | None:
 class StopStrings:
     """Watches replies for `stops`. Keeps one fact per token id, nothing per reply."""
 
-    def __init__(self, tokenizer: Decoder, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self.stops = tuple(stop for stop in stops if stop)
         self._tokenizer = tokenizer
         self._last = {stop[-1] for stop in self.stops}
@@ -53,7 +48,7 @@ class StopStrings:
 class TextStream:
     """Turns a growing list of tokens into pieces of text that never have to be taken back."""
 
-    def __init__(self, tokenizer: Decoder, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stop for stop in stops if stop)
         self._sent = ""

@@ -45,7 +45,7 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             trust_remote_code=False,
@@ -55,12 +55,12 @@ def load_checkpoint(
             **options,
         )
         if device not in _DISPATCHED:
-            model = model.to(device)
+            model.to(device)  # type: ignore[arg-type]  # wrapped by transformers without its signature
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError) as error:
         raise ConfigError(_reason(name, revision, error)) from error
     if adapter is not None:
         model = _with_adapter(model, adapter)
-    model.eval()
+    model.train(False)
     return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len))
 
 
@@ -78,7 +78,7 @@ def _refuse_bad_folder(name: str) -> None:
         return
     if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
         raise ConfigError(
-            f"{name} holds pickled weights only, which can run code when loaded; convert them with save_pretrained, which writes safetensors."
+            f"{name} holds pickled weights only, and a pickle can run code; save the model again with save_pretrained (safetensors)."
         )
     raise ConfigError(f"{name} has no weights; it needs model.safetensors, as save_pretrained writes it.")
 
@@ -95,7 +95,7 @@ def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     try:
         from peft import PeftModel
 
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()  # type: ignore[operator]
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except ImportError as error:
         raise ConfigError("an adapter needs the package peft; install it with `pip install peft`.") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ from cleave.decoding.stopping import TextStream
 from cleave.errors import ConfigError, GenerationError
 from cleave.lm.checkpoint import Checkpoint
 from cleave.lm.protocol import Capability
-from cleave.lm.thinking import strip_thinking
+from cleave.lm.thinking import ThinkingFilter, strip_thinking
 from cleave.lm.tokens import encode, encode_pair, prompt_text
 from cleave.types import Completion, ModelInfo, Prompt, Sampling, Usage
 
@@ -59,6 +59,7 @@ class HuggingFaceModel:
         self._parameters = parameters
         self._prices = prompt_price / 1e6, completion_price / 1e6
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lm")
+        self._closed = threading.Event()
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See LanguageModel. The usage of a prompt is on its first completion; greedy repeats beyond the first cost nothing."""
@@ -72,7 +73,7 @@ class HuggingFaceModel:
         """See LanguageModel. Text is held back while it may be the beginning of a stop string or half a character."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        text = TextStream(self.tokenizer, sampling.stop)
+        text, thinking = TextStream(self.tokenizer, sampling.stop), ThinkingFilter()
 
         def put(piece: str | None) -> None:
             if piece != "":
@@ -82,7 +83,7 @@ class HuggingFaceModel:
             try:
                 ids = self._encode([prompt])
                 [[row]] = self._sampler.sample(
-                    ids, [prompt.seed], _one(sampling), on_token=lambda row: put(text.push(row.tokens)), cancelled=cancelled
+                    ids, [prompt.seed], replace(sampling, n=1), on_token=lambda row: put(text.push(row.tokens)), cancelled=cancelled
                 )
                 put(text.finish(row.text))
             finally:
@@ -91,28 +92,37 @@ class HuggingFaceModel:
         job = asyncio.ensure_future(self._run(work))
         try:
             while (piece := await pieces.get()) is not None:
-                yield piece
+                if visible := thinking.push(piece) if prompt.messages else piece:
+                    yield visible
             await job
+            if rest := thinking.finish():
+                yield rest
         finally:
             job.cancel()
 
     async def aclose(self) -> None:
-        """See LanguageModel."""
+        """Stop what runs, refuse what waits. The weights go with this object."""
+        self._closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[Callable[[], bool]], T]) -> T:
         """Run `work` in the model's thread; when the caller is cancelled, tell it to stop."""
         stop = threading.Event()
-        try:
-            future = self._thread.submit(work, stop.is_set)
-        except RuntimeError as error:
-            raise GenerationError(f"{self.info.name} is closed; build the model again.") from error
+        closed = GenerationError(f"{self.info.name} was closed; build the model again.")
+        if self._closed.is_set():
+            raise closed
+        future = self._thread.submit(work, lambda: stop.is_set() or self._closed.is_set())
         try:
             return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # `aclose` dropped the waiting job, nobody cancelled this task
+                raise closed from None
+            raise
         except torch.OutOfMemoryError as error:
             raise GenerationError(f"{self.info.name} ran out of GPU memory; lower max_batch_size or max_model_len.") from error
         except SamplingCancelled as error:
-            raise GenerationError(f"{self.info.name} was stopped during the call; send it again.") from error
+            raise closed from error
         finally:
             stop.set()
 
@@ -166,7 +176,3 @@ class HuggingFaceModel:
 def _completion(prompt: Prompt, row: Row, usage: Usage) -> Completion:
     text = strip_thinking(row.text)[0] if prompt.messages else row.text
     return Completion(text, tuple(row.tokens), tuple(row.logprobs), tuple(row.top_logprobs), row.finish or "length", usage)
-
-
-def _one(sampling: Sampling) -> Sampling:
-    return replace(sampling, n=1)

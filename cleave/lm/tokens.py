@@ -24,7 +24,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> list[int]:
     """Token ids of `text`; a chat template writes its special tokens itself, plain text gets the tokenizer's own."""
-    ids: list[int] = tokenizer(text, add_special_tokens=prompt.text is not None)["input_ids"]  # type: ignore[assignment]
+    ids: list[int] = tokenizer(text, add_special_tokens=prompt.text is not None)["input_ids"]
     return ids
 
 
