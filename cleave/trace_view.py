@@ -13,6 +13,7 @@ from cleave.types import Plan, Solution, SolutionStep, Step, Trace
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
     from rich.tree import Tree
 
 
@@ -96,7 +97,7 @@ def _add_plan(tree: Tree, plan: Plan, answered: dict[int, SolutionStep]) -> None
             add(tree, step)
 
 
-def _text(text: str) -> object:
+def _text(text: str) -> Text:
     from rich.text import Text
 
     return Text(printable(text))
