@@ -30,7 +30,7 @@ jobs_app = typer.Typer(help="List, follow and stop the jobs of a cluster.")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(jobs_app, name="jobs")
 
-MAX_QUESTION_BYTES = 100_000
+MODEL_HELP = "Model that decomposes: hf:PATH, openai:MODEL@URL, recorded:FILE or reference:NAME."
 HOW_TO_RESUME = {
     "evaluate": "run the same command again to go on from here",
     "distill": "run the same command again to go on from the last checkpoint",
@@ -59,14 +59,34 @@ def _root() -> None:
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
     overrides: Overrides = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML with roles and reasoning.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML with `roles` and `reasoning`.")] = None,
+    roles: Annotated[Path | None, typer.Option("--roles", metavar="FILE", help="YAML with the roles alone.")] = None,
+    decomposer: Annotated[str | None, typer.Option("--decomposer", metavar="MODEL", help=MODEL_HELP)] = None,
+    solver: Annotated[str | None, typer.Option("--solver", metavar="MODEL", help="The same for the solver.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static or stepwise.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Solutions to sample; several vote.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling temperature of the solver.")] = None,
     as_json: AsJson = False,
     record: Record = None,
 ) -> int:
     """Answer one question and show plan, steps, answer, confidence and cost."""
+    from actors.local import open_roles
     from cleave.asking import main
 
-    return main(read_question(question), config=config, overrides=overrides or [], as_json=as_json, record=record)
+    return main(
+        question,
+        open_roles=open_roles,
+        config=config,
+        overrides=overrides or [],
+        roles=roles,
+        decomposer=decomposer,
+        solver=solver,
+        strategy=strategy,
+        n=n,
+        temperature=temperature,
+        as_json=as_json,
+        record=record,
+    )
 
 
 @app.command()
@@ -103,7 +123,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: 
     return main(run, as_json=as_json)
 
 
-@app.command()
+@app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     command: Annotated[
         list[str], typer.Argument(metavar="-- COMMAND...", help="What to run, such as: -- evaluate configs/evaluate/demo.yaml.")
@@ -176,20 +196,6 @@ def default_address() -> str:
     """The dashboard named by Ray's own variables, else the usual local one. A RAY_ADDRESS that is no URL names no dashboard."""
     jobs_server, cluster = os.environ.get("RAY_API_SERVER_ADDRESS", ""), os.environ.get("RAY_ADDRESS", "")
     return jobs_server or (cluster if cluster.startswith("http") else "") or "http://127.0.0.1:8265"
-
-
-def read_question(question: str) -> str:
-    """The question from the argument or, for `-`, from stdin. Raises DataError for what cannot be a question."""
-    raw = sys.stdin.buffer.read(MAX_QUESTION_BYTES + 1) if question == "-" else question.encode("utf-8")
-    if len(raw) > MAX_QUESTION_BYTES:
-        raise DataError(f"the question is longer than {MAX_QUESTION_BYTES // 1000} kB; ask something shorter.")
-    try:
-        question = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError("the question on stdin is not UTF-8; convert it first, for instance with iconv.") from error
-    if not question.strip():
-        raise DataError('the question is empty; write it as one argument: cleave ask "How many …?"')
-    return question.strip()
 
 
 def check_arguments(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 A token is sent when RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names one, or with RAY_AUTH_MODE=token from ~/.ray/auth_token.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ def connect(address: str) -> "JobSubmissionClient":
     with reporting(url):
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
         return JobSubmissionClient(url)
 
 

@@ -11,12 +11,12 @@ from cleave.config.base import Config
 
 def parse_address(address: str) -> str:
     """A dashboard address as an http(s) URL without a trailing slash; `host:port` gets `http://`. Raises ValueError."""
-    url = address.strip().rstrip("/")
-    url = url if "://" in url else f"http://{url}"
+    url = address.strip() if "://" in address else f"http://{address.strip()}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{address!r} is no dashboard address; write http://HOST:8265, the URL of the cluster's dashboard")
-    return url
+    _ = parts.port  # raises ValueError where it is no number
+    return url.rstrip("/")
 
 
 def parse_env(pairs: list[str], environment: dict[str, str]) -> dict[str, str]:
