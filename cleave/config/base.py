@@ -1,9 +1,10 @@
 """YAML into strict pydantic models: unknown keys are errors, dotted overrides, one sentence per mistake.
 
-    config = load(EvaluateConfig, "configs/evaluate/demo.yaml", ["problems=100", "roles.solver=hf:my/checkpoint"])
+config = load(EvaluateConfig, "configs/evaluate/demo.yaml", ["problems=100", "roles.solver=hf:my/checkpoint"])
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,19 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number, as users mean it; YAML 1.1 reads it as a string."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The inverse: quotes a string that `_Loader` would take for a number."""
+
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def load(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
@@ -44,13 +58,13 @@ def validate(cls: type[C], data: Mapping[str, Any], source: str) -> C:
 
 def dump(config: Config) -> str:
     """The resolved config as YAML, as it is written beside each result."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"no config file at {path}; `ls configs/` shows the shipped ones.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +83,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override {override!r} is not of the form section.key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value in {override!r} is not valid YAML.") from error
     *parents, last = key.split(".")
@@ -78,35 +92,34 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             data[parent] = child = {}
         data = child
-    data[last] = float(value) if isinstance(value, str) and _is_exponent(value) else value
-
-
-def _is_exponent(text: str) -> bool:
-    """YAML 1.1 reads 1e-3 as a string; users mean a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text[:1].isdigit() or text[:1] in "+-."
+    data[last] = value
 
 
 def _sentence(cls: type[BaseModel], error: ValidationError, source: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])
-        near = difflib.get_close_matches(name, list(_field_names(cls)), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "remove it."
+        near = _nearest(cls, where)
+        hint = f"did you mean {near!r}?" if near else "remove it."
         return f"unknown key {where!r} in {source}; {hint}"
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{where or cls.__name__} in {source}: {message}."
 
 
-def _field_names(cls: type[BaseModel], seen: frozenset[type] = frozenset()) -> Iterator[str]:
+def _nearest(cls: type[BaseModel], where: str) -> str | None:
+    """The known dotted key that `where` most likely means: one with a similar last name, at the most similar place."""
+    known: dict[str, list[str]] = {}
+    for path in _field_paths(cls):
+        known.setdefault(path.rpartition(".")[2], []).append(path)
+    similar = difflib.get_close_matches(where.rpartition(".")[2], list(known), n=1)
+    return difflib.get_close_matches(where, known[similar[0]], n=1, cutoff=0)[0] if similar else None
+
+
+def _field_paths(cls: type[BaseModel], prefix: str = "", seen: frozenset[type] = frozenset()) -> Iterator[str]:
     if cls in seen:
         return
     for name, field in cls.model_fields.items():
-        yield name
+        yield f"{prefix}{name}"
         for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _field_names(part, seen | {cls})
+                yield from _field_paths(part, f"{prefix}{name}.", seen | {cls})
