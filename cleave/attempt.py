@@ -175,6 +175,12 @@ class Attempt:
                     self.usage[role] = self.usage.get(role, Usage()) + entry.usage
         except CleaveError as error:
             raise RoleFailed(failure_of(error, role)) from error
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            message = "the host cancelled the call; check that it is still running."  # nobody here asked for it
+            raise RoleFailed(Failure("RoleUnavailable", message, role)) from cancelled
         return reply
 
     def _is_free(self, role: Role) -> bool:
@@ -189,14 +195,18 @@ def failure_of(error: CleaveError, role: str = "") -> Failure:
 
 
 async def together(coroutines: Iterable[Coroutine[object, object, None]]) -> None:
-    """Run at the same time. The first failure cancels the others and is raised as itself, not as a group."""
+    """Run at the same time. The first failure cancels the others and is raised as itself; a bug goes before a role's failure.
+
+    asyncio.TaskGroup would raise groups, and on Python 3.11 its own cancelling of the parent cannot be told from a caller's.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
-        async with asyncio.TaskGroup() as group:
-            for coroutine in coroutines:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as failures:
-        bugs = [error for error in failures.exceptions if not isinstance(error, RoleFailed)]
-        task = asyncio.current_task()
-        if not bugs and task is not None and task.cancelling():
-            raise asyncio.CancelledError from None  # a failure at the moment of a cancellation must not hide it
-        raise (bugs or failures.exceptions)[0] from None
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError)]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, RoleFailed)), errors[0])

@@ -8,7 +8,8 @@ from cleave.errors import ParseError
 from cleave.plans import DEFAULT_LIMITS, PlanLimits, ancestors, check_plan, parse_plan, references, subplan, substitute
 from cleave.types import Plan, Step
 
-WORDS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r#"), min_size=1, max_size=30).map(str.strip).filter(bool)
+CHARACTERS = st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r#")
+WORDS = st.text(CHARACTERS, min_size=1, max_size=30).map(str.strip).filter(bool)
 
 
 @st.composite

@@ -11,10 +11,10 @@ Script = Callable[[Prompt, int], Reply | Awaitable[Reply]]
 """(prompt, sample index) to what is said; an exception is raised for the whole call, as a backend does."""
 
 
-class ScriptedModel:
+class Puppet:
     """Counts one prompt token per word and one completion token per word, each with log-probability `logprob`."""
 
-    def __init__(self, script: Script, *, name: str = "scripted", logprob: float | None = -0.5, price: float = 0.0) -> None:
+    def __init__(self, script: Script, *, name: str = "puppet", logprob: float | None = -0.5, price: float = 0.0) -> None:
         self.script = script
         self.info = ModelInfo(name, parameters=10)
         self.capabilities: frozenset[Capability] = frozenset({"text", "chat", "seed", "logprobs", "score"})
