@@ -8,17 +8,35 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cleave.console import say, say_error
 from cleave.errors import CleaveError, ConfigError, DataError
 
+
+class Interrupted(Exception):
+    """Ctrl-C reached the command line; typer by itself would end without a word."""
+
+
+class Commands(TyperGroup):
+    """The root of the commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+
 app = typer.Typer(
+    cls=Commands,
     name="cleave",
     help="Split a problem, solve the parts, verify; evaluate, distil and serve the three roles on Ray.",
     add_completion=False,
@@ -116,6 +134,24 @@ def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = F
 
 
 @app.command()
+def serve(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file; none: the shipped models.")] = None,
+    overrides: Overrides = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on; default 8000.")] = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Serve the pipeline over HTTP until Ctrl-C: /v1/solve, /v1/chat/completions, /docs."""
+    from cleave.config.serve import load_serve
+
+    listen = [f"{key}={json.dumps(value)}" for key, value in (("host", host), ("port", port)) if value is not None]
+    resolved = load_serve(*config_or_override(config, [*(overrides or []), *listen]))
+    from serve.run import main
+
+    return main(resolved, dry_run=dry_run)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> int:
     """Draw report.html again from a run folder."""
     from cleave.report import main
@@ -198,6 +234,13 @@ def default_address() -> str:
     return jobs_server or (cluster if cluster.startswith("http") else "") or "http://127.0.0.1:8265"
 
 
+def config_or_override(config: Path | None, overrides: list[str]) -> tuple[Path | None, list[str]]:
+    """Where CONFIG may be left out, a first word such as port=9000 is an override."""
+    if config is not None and "=" in config.name and not config.exists():
+        return None, [str(config), *overrides]
+    return config, overrides
+
+
 def check_arguments(arguments: list[str]) -> None:
     """Refuse arguments that are not UTF-8: Python smuggles their bytes through as lone surrogates. Raises DataError."""
     for argument in arguments:
@@ -226,14 +269,10 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.TyperException as error:
         say_error(usage_sentence(error))
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
         command = next((word for word in arguments if not word.startswith("-")), "")
         say(f"interrupted; {HOW_TO_RESUME.get(command, 'nothing was changed')}.")
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); keep the interpreter from complaining at its own flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return code if isinstance(code, int) else 0
 
 
