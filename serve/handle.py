@@ -35,7 +35,7 @@ INFO_AGE_S = 5.0
 
 
 class ServeHandle(Generic[Q, A]):
-    """A RoleHandle over a Serve deployment whose `__call__` takes the request and whose `info` takes nothing."""
+    """A RoleHandle over a deployment of serve/deployments.py."""
 
     def __init__(self, role: Role, handle: DeploymentHandle, retries: int = 3) -> None:
         """`retries`: repeats of a call whose replica died; -1 without limit."""
@@ -69,7 +69,7 @@ class ServeHandle(Generic[Q, A]):
         """One call. Raises CleaveError, and LOST where a repeat may help."""
         response = getattr(self._handle, method).remote(*arguments)
         try:
-            return await response
+            reply = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -77,7 +77,6 @@ class ServeHandle(Generic[Q, A]):
             raise Overloaded(f"the {self.role} has as many requests waiting as it accepts; try again a little later.") from error
         except serve_exceptions.DeploymentUnavailableError as error:
             raise RoleUnavailable(f"the {self.role} failed to start; its replica's log has the reason.") from error
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, CleaveError):
-                raise error.cause from None
-            raise
+        if isinstance(reply, CleaveError):
+            raise reply
+        return reply

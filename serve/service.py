@@ -16,9 +16,9 @@ from cleave.config.serve import LimitsConfig
 from cleave.errors import CleaveError, RoleUnavailable
 from cleave.reasoning import reason
 from cleave.roles import DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest
-from cleave.types import Failure, Finish, ModelInfo, Problem, Sampling, Trace, Usage
+from cleave.types import Finish, ModelInfo, Problem, Sampling, Trace, Usage
 from serve.admission import Admission
-from serve.failures import ApiError, api_error
+from serve.failures import ApiError
 
 READY_WITHIN_S = 2.0
 
@@ -57,12 +57,10 @@ class Service:
             if role == "decomposer":
                 model = await self._roles.decomposer.info()
                 plans = await self._roles.decomposer(DecomposeRequest(problem, sampling, seed))
-                _check(plans.texts, plans.failures)
                 return Texts(plans.texts, ("stop",) * len(plans.texts), plans.usage, model)
             model = await self._roles.solver.info()
             reply = await self._roles.solver(SolveRequest(problem, sampling=sampling, seed=seed))
             texts = tuple(solution.text for solution in reply.solutions)
-            _check(texts, reply.failures)
             return Texts(texts, tuple(solution.finish for solution in reply.solutions), reply.usage, model)
 
     async def ready(self) -> Sequence[str]:
@@ -96,12 +94,6 @@ class Capped:
 
     async def info(self) -> ModelInfo:
         return await self._solver.info()
-
-
-def _check(texts: Sequence[str], failures: Sequence[Failure]) -> None:
-    """Raise ApiError if the role said nothing because it failed. A text that is no plan or solution is still what it said."""
-    if failures and not any(texts):
-        raise api_error(failures[0])
 
 
 async def _absent(name: str, handle: RoleHandle[object, object]) -> str:

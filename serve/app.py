@@ -1,0 +1,23 @@
+"""The application builder: one typed argument in, a Ray Serve application out.
+
+    serve run serve.app:build                                     # from the root of the repository, shipped reference models
+    serve run serve.app:build roles.solver=hf:my/checkpoint reasoning.strategy=stepwise
+    serve run configs/serve/reference.yaml                        # a Ray Serve config file; `serve deploy` takes it too
+    cleave serve configs/serve/local.yaml                         # the same, with checks and a host and port of its own
+
+Left out: starting Ray and Serve (serve/run.py).
+"""
+
+# No `from __future__ import annotations` here: Serve reads the class of `build`'s argument from its annotation.
+
+from ray.serve import Application
+
+from cleave.config.serve import ServeArgs
+from serve.deployments import bind_roles
+from serve.ingress import Ingress, ingress_options
+
+
+def build(args: ServeArgs) -> Application:
+    """Ingress → decomposer, solver and, if it has a model, verifier. Raises pydantic's ValidationError for unknown or bad arguments."""
+    application: Application = Ingress.options(**ingress_options(args)).bind(args, bind_roles(args))
+    return application

@@ -1,0 +1,63 @@
+"""The deployment that speaks HTTP: the FastAPI application of serve/api.py over handles to the roles' deployments.
+
+A client that leaves cancels its request: Serve cancels the route, the route its calls, each call its batch. Left out: routes
+(serve/openai_routes.py, serve/solve_routes.py) and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+
+from actors.local import LocalHandle
+from actors.verifier import build_verifier
+from cleave.config.serve import ServeArgs
+from cleave.roles import Role, RoleHandle, Roles
+from serve.api import create_app
+from serve.catalogue import Catalogue
+from serve.deployments import common_options
+from serve.handle import ServeHandle
+from serve.service import Service
+
+HEADROOM = 32
+"""Requests that a replica takes beyond those it works on, to answer them with 429 itself or to report its health."""
+
+
+@ray_serve.deployment
+@ray_serve.ingress()
+class Ingress:
+    """One HTTP replica."""
+
+    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle]) -> None:
+        self._args = args
+        self._service = Service(serve_roles(args, handles), args.limits)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._service, Catalogue.of(self._args))
+
+
+def ingress_options(args: ServeArgs) -> dict[str, Any]:
+    """Serve's options for the ingress."""
+    return {
+        "num_replicas": args.ingress.num_replicas,
+        "max_ongoing_requests": args.limits.max_concurrent_requests + HEADROOM,
+        "ray_actor_options": {"num_cpus": args.ingress.num_cpus},
+        **common_options(args.limits),
+    }
+
+
+def serve_roles(args: ServeArgs, handles: Mapping[Role, DeploymentHandle]) -> Roles:
+    """The cast over Serve handles. Without a verifier of their own, solutions are scored here by the likelihood that the solver reported."""
+    roles = args.roles
+    verifier: RoleHandle[Any, Any] = LocalHandle(build_verifier(roles.solver))
+    if roles.verifier is not None:
+        verifier = ServeHandle("verifier", handles["verifier"], roles.verifier.resources.max_task_retries)
+    return Roles(
+        ServeHandle("decomposer", handles["decomposer"], roles.decomposer.resources.max_task_retries),
+        ServeHandle("solver", handles["solver"], roles.solver.resources.max_task_retries),
+        verifier,
+    )

@@ -1,0 +1,240 @@
+"""What `cleave serve` does: connect to Ray or start it, deploy the application, print its URL, and take down what it started on Ctrl-C.
+
+    cleave serve [CONFIG] [KEY=VALUE]... [--host 127.0.0.1] [--port 8000] [--dry-run]
+
+Left out: the application (serve/app.py), and changing one that runs (`serve deploy`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+
+from cleave import errors
+from cleave.config.base import dump
+from cleave.config.serve import ServeConfig
+from cleave.console import say
+from cleave.errors import CleaveError, ConfigError, RoleUnavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_MARGIN_S = 10.0
+"""Serve's own time limit beyond ours: a backstop."""
+INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job's entrypoint."""
+POLL_S = 0.3
+SAY_EVERY_S = 10.0
+QUESTION = "Tom has 12 apples and buys 7 more. How many apples does Tom have?"
+
+
+def main(config: ServeConfig, *, dry_run: bool = False, blocking: bool = True) -> int:
+    """Serve until SIGINT or SIGTERM. `blocking` False: return once it is ready and leave it running.
+
+    Raises ConfigError for what the user has to change (a taken port, a cluster too small, a model that cannot be loaded).
+    """
+    if dry_run:
+        print(dump(config), end="")
+        return 0
+    with ExitStack() as started:
+        connect(config, started)
+        check_resources(config)
+        start_http(config, started)
+        deploy(config, started)
+        announce(config)
+        if not blocking:
+            started.pop_all()
+            return 0
+        wait_for_signal()
+        say("stopping; requests under way are finished first.")
+    return 0
+
+
+def connect(config: ServeConfig, started: ExitStack) -> None:
+    """Join the cluster that is named, or start one on this machine. Raises ConfigError if it cannot be reached."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        check_port(config.host, config.port)
+    try:
+        ray.init(address=address, runtime_env=_tree(address), log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"cannot reach a Ray cluster at {address}: {error}; start one with `ray start --head`, or drop address.") from error
+    started.callback(ray.shutdown)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError if this machine cannot listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port or --host.") from error
+
+
+def check_resources(config: ServeConfig) -> None:
+    """Raise ConfigError if the cluster cannot hold all replicas, instead of waiting for ever."""
+    import ray
+
+    from actors.placement import bundles, preflight
+
+    preflight(config.roles)
+    ingress = config.ingress.num_replicas * config.ingress.num_cpus
+    needed = ingress + sum(bundle.count * bundle.cpus for bundle in bundles(config.roles))
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if needed > there:
+        raise ConfigError(
+            f"roles and ingress need {needed:g} CPU, the cluster has {there:g}; lower ingress.num_cpus or roles.*.resources.num_cpus."
+        )
+
+
+def start_http(config: ServeConfig, started: ExitStack) -> None:
+    """Start Serve with our host and port, unless it runs already; then its own hold. Raises ConfigError if our application runs."""
+    from ray import serve as ray_serve
+
+    status = ray_serve.status()
+    if config.application in status.applications:
+        raise ConfigError(
+            f"an application {config.application!r} runs on this cluster already; change it with `serve deploy`, or set application=NAME."
+        )
+    if status.proxies:
+        say("Serve runs on this cluster already: its host and port hold.")
+        return
+    started.callback(_stop_serve_unless_used)
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options={
+            "host": config.host,
+            "port": config.port,
+            "request_timeout_s": config.limits.request_timeout_s + TIMEOUT_MARGIN_S,
+        },
+    )
+
+
+def deploy(config: ServeConfig, started: ExitStack) -> None:
+    """Deploy the application and wait until every replica is up. Raises what kept a role from starting."""
+    from ray import serve as ray_serve
+
+    from serve.app import build
+
+    started.callback(ray_serve.delete, config.application)
+    target = ray_serve.RunTarget(build(config.args()), name=config.application, route_prefix="/")
+    ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    start = said = time.monotonic()
+    while True:
+        overview = ray_serve.status().applications.get(config.application)
+        state = overview.status.value if overview is not None else "DEPLOYING"
+        if state == "RUNNING":
+            return
+        if overview is not None and state in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise reason_of({name: part.message for name, part in overview.deployments.items()}, overview.message)
+        if time.monotonic() - said > SAY_EVERY_S:
+            said = time.monotonic()
+            parts = overview.deployments.items() if overview is not None else ()
+            waiting = ", ".join(name for name, part in parts if part.status.value != "HEALTHY") or "Serve"
+            say(f"{said - start:.0f} s: waiting for {waiting}")
+        time.sleep(POLL_S)
+
+
+def reason_of(messages: dict[str, str], summary: str) -> CleaveError:
+    """Serve reports a failed constructor as text that ends with the exception: the typed error in it, else its last line."""
+    for name, message in messages.items():
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        for line in reversed(lines):
+            path, colon, sentence = line.partition(": ")
+            module, _, kind = path.rpartition(".")
+            cls = getattr(errors, kind, None)
+            if colon and module == errors.__name__ and isinstance(cls, type) and issubclass(cls, CleaveError):
+                return cls(f"{name} cannot start: {sentence}")
+        if lines:
+            return RoleUnavailable(f"{name} cannot start: {lines[-1]}; its log is under the Ray session's logs/serve.")
+    return RoleUnavailable(f"the application cannot start: {summary}; the log is under the Ray session's logs/serve.")
+
+
+def announce(config: ServeConfig) -> None:
+    """Print where it is and how to ask it."""
+    url = f"http://{_reachable(config.host)}:{config.port}"
+    if not answers(url):
+        say(f"the application runs, but does not answer at {url}: Serve was started with another host or port.")
+        return
+    chat = f'{{"model": "{config.name}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
+    print(f"{url}  (documentation: {url}/docs)")
+    for path, body in (("/v1/solve", f'{{"question": "{QUESTION}"}}'), ("/v1/chat/completions", chat)):
+        print(f"curl {url}{path} -H 'Content-Type: application/json' -d '{body}'", flush=True)
+    if not is_loopback(config.host):
+        say(f"warning: there are no API keys yet; whoever reaches {config.host}:{config.port} can use the models.")
+
+
+def answers(url: str, within_s: float = 10.0) -> bool:
+    """Whether /health replies; proxies learn of a new route a moment after it is there."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/health", timeout=within_s, trust_env=False).status_code == 200:
+                return True
+        except httpx.HTTPError:
+            pass
+        time.sleep(POLL_S)
+    return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def wait_for_signal() -> None:
+    """Return at SIGINT or SIGTERM. Outside the main thread, where signals cannot be caught, wait for ever."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_serve_unless_used() -> None:
+    """Others may have deployed to the Serve that we started."""
+    from ray import serve as ray_serve
+
+    if not ray_serve.status().applications:
+        ray_serve.shutdown()
+
+
+def _tree(address: str) -> dict[str, Any]:
+    """How replicas find this tree's packages: by path on this machine, sent along to a cluster elsewhere."""
+    if address == "local":
+        path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+        return {"env_vars": {"PYTHONPATH": path}}
+    # A job has its tree already, and Ray allows only one.
+    return {} if INSIDE_A_JOB in os.environ else {"working_dir": str(ROOT)}
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for one to listen on."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
