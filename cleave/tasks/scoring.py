@@ -10,10 +10,12 @@ import re
 from cleave.tasks import canonical, latex
 from cleave.tasks.numbers import quantity
 
+MAX_MARKERS = 8
+
 _MARKER = re.compile(
     r"(?P<box>\\boxed ?\{)"
     r"|(?<!\#)\#{4}(?!\#)"
-    r"|\bthe (?:final |correct )?answer is(?:[ \t]*:)?"
+    r"|\bthe (?:final |correct )?answer is(?![A-Za-z])(?:[ \t]*:)?"
     r"|^[ \t*]*(?:final )?answer[ \t*]*:"
     r"|^(?-i:A:[ \t]*)+",
     re.IGNORECASE | re.MULTILINE,
@@ -28,20 +30,12 @@ def final_answer(text: str) -> str | None:
 
     It ends with its line (the next written line if the marker ends one), with the box, or with the sentence after a number.
     """
-    marker = None
-    for marker in _MARKER.finditer(text):
-        pass
-    if marker is None:
-        return None
-    rest = text[marker.end() :]
-    found = _box(rest) if marker["box"] else _line(rest)
-    return found or None
+    return _marked(text) or None
 
 
 def normalise(answer: str) -> str:
     """The canonical form of an answer, of its final answer if it holds a marker. Equal forms are equal answers: votes cluster by it."""
-    found = final_answer(answer)
-    return canonical.canonical(answer if found is None else found)
+    return canonical.canonical(_final(answer))
 
 
 def equal(gold: str, answer: str) -> bool:
@@ -56,8 +50,8 @@ def equal(gold: str, answer: str) -> bool:
     if len(answer) > canonical.MAX_CHARS:
         return False
     if canonical.is_set(gold):
-        return canonical.set_form(gold) == canonical.set_form(final_answer(answer) or answer)
-    return latex.is_latex(gold) and latex.equivalent(gold, final_answer(answer) or answer)
+        return canonical.set_form(gold) == canonical.set_form(_final(answer))
+    return latex.is_latex(gold) and latex.equivalent(_final(gold), _final(answer))
 
 
 def lenient(gold: str, text: str) -> bool:
@@ -71,6 +65,24 @@ def lenient(gold: str, text: str) -> bool:
         return bool(wanted) and wanted in " ".join(reply.casefold().split())
     wanted = _token(gold.strip(), cut=False)
     return any(_token(token) == wanted for token in reply.split())
+
+
+def _final(answer: str) -> str:
+    """The marked final answer, the whole text where nothing is marked, '' where a marker is followed by nothing."""
+    found = _marked(answer)
+    return answer if found is None else found
+
+
+def _marked(text: str) -> str | None:
+    """What the last marker marks, '' for nothing, None without a marker. A marker directly after another is passed over too."""
+    found = None
+    for _ in range(MAX_MARKERS):
+        *_, marker = (None, *_MARKER.finditer(text))
+        if marker is None:
+            break
+        rest = text[marker.end() :]
+        text = found = _box(rest) if marker["box"] else _line(rest)
+    return found
 
 
 def _token(token: str, cut: bool = True) -> str:
