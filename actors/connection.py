@@ -1,0 +1,63 @@
+"""The driver's connection to Ray: the session that there is, the cluster that RAY_ADDRESS names, or a small one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cleave.errors import ConfigError, RoleUnavailable
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""For a local session: requests and replies are small."""
+
+
+@contextmanager
+def connected(dashboard: bool = False) -> Iterator[None]:
+    """Be connected to Ray inside the body; a session that was started here is shut down at the end.
+
+    Raises RoleUnavailable if the cluster that RAY_ADDRESS names cannot be reached, ConfigError if it names none.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith("http"):
+        raise ConfigError(f"RAY_ADDRESS={address} is a dashboard; unset it, or submit the command as a job: cleave submit -- ….")
+    try:
+        if address == "local":
+            _start_local(dashboard)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise RoleUnavailable(f"cannot connect to Ray at {address} ({reason}); start that cluster, unset RAY_ADDRESS, or set backend=inline.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(dashboard: bool) -> None:
+    import ray
+
+    # Ray protects a local session by a token that it would write into the home folder, which may be read-only.
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Workers import the tree whatever the current folder is.
+    tree = str(Path(__file__).resolve().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if tree not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([tree, *filter(None, paths)])
+    ray.init(
+        address="local",
+        include_dashboard=dashboard,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )

@@ -1,0 +1,103 @@
+"""Where finished traces go: into shards of the run folder, in small batches, so that a stop at any moment loses almost nothing.
+
+A model, endpoint or actor that is down would fail every problem that is left. So failures of that kind are held back while they come
+in a row: one that works again releases them; after `max_consecutive_failures` of one type the run stops with that error, and the held
+problems stay unanswered for the next session. Left out: what the traces mean (cleave/evaluation.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+from cleave import errors
+from cleave.config.evaluate import EvaluateConfig
+from cleave.errors import CleaveError
+from cleave.runs import RunFolder
+from cleave.traces import ScoredTrace, write_shard
+
+OUTAGES = ("RoleUnavailable", "GenerationError", "ConfigError", "FingerprintError")
+
+
+class TraceSink:
+    """Takes each trace once. `kept` counts those that are on disk or about to be."""
+
+    def __init__(self, folder: RunFolder, config: EvaluateConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self._session = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
+        self._shards = 0
+        self._waiting: list[ScoredTrace] = []
+        self._held: list[ScoredTrace] = []
+        self._worked = False
+        self._flushed = time.monotonic()
+        self.kept = 0
+
+    def add(self, row: ScoredTrace) -> None:
+        """Take a trace. Raises the outage's own error once too many came in a row, StorageError if writing fails."""
+        if _is_outage(row):
+            self._hold(row)
+            return
+        self._worked = True
+        self._release()
+        self._keep(row)
+
+    def flush(self) -> None:
+        """Write what waits. Raises StorageError; then it still waits."""
+        if self._waiting:
+            write_shard(self._folder, f"{self._session}-{self._shards:06d}", self._waiting)
+            self._shards += 1
+            self._waiting = []
+        self._flushed = time.monotonic()
+
+    async def flush_regularly(self) -> None:
+        """Flush every few seconds until cancelled, for problems that take long."""
+        while True:
+            await asyncio.sleep(self._config.flush_seconds)
+            self.flush()
+
+    def finish(self) -> None:
+        """All problems were asked: failures that are still held are results like any other, unless nothing worked at all."""
+        if self._held and not self._worked and not self.kept:
+            raise self._stopped(self._held[0])
+        self._release()
+        self.flush()
+
+    def _hold(self, row: ScoredTrace) -> None:
+        if self._held and _type(self._held[-1]) != _type(row):
+            self._release()
+        self._held.append(row)
+        if len(self._held) >= self._config.max_consecutive_failures:
+            raise self._stopped(row)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for row in held:
+            self._keep(row)
+
+    def _keep(self, row: ScoredTrace) -> None:
+        self._waiting.append(row)
+        self.kept += 1
+        if len(self._waiting) >= self._config.flush_traces or time.monotonic() - self._flushed >= self._config.flush_seconds:
+            self.flush()
+
+    def _stopped(self, row: ScoredTrace) -> CleaveError:
+        error = row.trace.error
+        assert error is not None
+        count = len(self._held)
+        many = f"{count} problems in a row" if count > 1 else "the only problem"
+        kind: type[CleaveError] = getattr(errors, error.type)
+        return kind(
+            f"{error.message.rstrip('.')} ({many} failed like this, so the run was stopped); put that right and run the same command "
+            "again: finished problems are kept."
+        )
+
+
+def _is_outage(row: ScoredTrace) -> bool:
+    error = row.trace.error
+    return error is not None and row.trace.answer is None and error.type in OUTAGES
+
+
+def _type(row: ScoredTrace) -> str:
+    return row.trace.error.type if row.trace.error is not None else ""
