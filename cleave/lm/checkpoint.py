@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cleave.errors import ConfigError
@@ -45,19 +46,23 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        model, loading = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
             dtype=_dtype(dtype, device),
             device_map=device if device in _DISPATCHED else None,
             **options,
         )
         if device not in _DISPATCHED:
             model.to(device)  # type: ignore[arg-type]  # wrapped by transformers without its signature
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError, SafetensorError) as error:
         raise ConfigError(_reason(name, revision, error)) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ConfigError(f"{name} lacks {len(missing)} of the model's tensors, such as {missing[0]}; save the whole model again.")
     if adapter is not None:
         model = _with_adapter(model, adapter)
     model.train(False)
