@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from cleave.decoding.sample import Sampler
 from cleave.examples import Example
 from cleave.objectives import Objective
