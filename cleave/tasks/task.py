@@ -84,7 +84,9 @@ class StrictTask(ABC):
 def gold_answer(problem: Problem) -> str:
     """The problem's gold answer. Raises DataError where it has none."""
     if problem.answer is None:
-        raise DataError(f"problem {problem.id!r} has no gold answer, so nothing can be scored; choose a labelled split or map its answer field.")
+        raise DataError(
+            f"problem {problem.id!r} has no gold answer, so nothing can be scored; choose a labelled split or map its answer field."
+        )
     return problem.answer
 
 
