@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cleave.errors import ConfigError, RoleUnavailable
 
+TREE = Path(__file__).resolve().parent.parent
+INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 OBJECT_STORE_BYTES = 256 * 2**20
 """For a local session: requests and replies are small."""
 
@@ -33,7 +35,9 @@ def connected(dashboard: bool = False) -> Iterator[None]:
         if address == "local":
             _start_local(dashboard)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            # A job has its tree already, and Ray allows only one.
+            tree = {} if INSIDE_A_JOB in os.environ else {"working_dir": str(TREE)}
+            ray.init(address=address, runtime_env=tree, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise RoleUnavailable(f"cannot connect to Ray at {address} ({reason}); start that cluster, unset RAY_ADDRESS, or set backend=inline.") from error
@@ -50,10 +54,9 @@ def _start_local(dashboard: bool) -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Workers import the tree whatever the current folder is.
-    tree = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if tree not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([tree, *filter(None, paths)])
+    if str(TREE) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(TREE), *filter(None, paths)])
     ray.init(
         address="local",
         include_dashboard=dashboard,

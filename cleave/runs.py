@@ -25,6 +25,10 @@ from cleave.errors import ConfigError, StorageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PROBE = ".probe"
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+REPORT = "report.html"
 
 
 class RunFolder:

@@ -17,14 +17,10 @@ from cleave.config.base import dump
 from cleave.config.evaluate import EvaluateConfig
 from cleave.errors import ConfigError, StorageError
 from cleave.manifest import manifest
-from cleave.runs import RunFolder
+from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from cleave.traces import SHARDS, TRACES, merge
 from cleave.types import ModelInfo, to_dict
 
-CONFIG = "config.yaml"
-MANIFEST = "manifest.json"
-METRICS = "metrics.jsonl"
-REPORT = "report.html"
 OURS = (CONFIG, MANIFEST, METRICS, REPORT, TRACES, SHARDS)
 
 FREE_TO_CHANGE = re.compile(
@@ -56,10 +52,9 @@ class EvaluationFolder:
             _check_same(folder, config)
         state = _read_state(folder)
         claimed = cls(folder, config, state or manifest(seed=config.reasoning.seed, complete=False, sessions=0, seconds=0.0))
+        folder.write_text(CONFIG, dump(config))
         if claimed.complete:
             folder.remove([SHARDS])
-        else:
-            folder.write_text(CONFIG, dump(config))
         return claimed
 
     @property

@@ -1,0 +1,153 @@
+"""Figures of an evaluation as SVG text, to be put into a page as they are. Names in them are drawn, never interpreted.
+
+    svg = accuracy_by_task(evaluation)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cleave.evaluation import OVERALL, By, Evaluation
+from cleave.roles import ROLES
+
+# Okabe and Ito's colours: they stay apart for colour-blind readers.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
+INK = "#3a4150"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "axes.edgecolor": "#b6bcc8",
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6e9ef",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+WIDTH, HEIGHT = 6.4, 3.5
+
+
+def accuracy_by_task(evaluation: Evaluation) -> str:
+    """Share solved per task with its interval, one colour per variant."""
+    tasks = evaluation.keys("task")
+    shown: list[tuple[str, By, str]] = [(task, "task", task) for task in tasks]
+    if len(tasks) > 1:
+        shown.append(("all", "overall", OVERALL))
+    with rc_context(STYLE | {"svg.hashsalt": "task"}):
+        figure, axes = _axes("solved, %")
+        variants = evaluation.variants
+        width = 0.8 / len(variants)
+        for i, variant in enumerate(variants):
+            offsets = [place - 0.4 + width * (i + 0.5) for place in range(len(shown))]
+            _bars(axes, offsets, evaluation, variant, [(by, key) for _, by, key in shown], width, COLOURS[i % len(COLOURS)])
+        axes.set_xticks(range(len(shown)), [name for name, _, _ in shown])
+        axes.grid(visible=False, axis="x")
+        _finish(axes, legend=len(variants) > 1)
+        return _svg(figure)
+
+
+def accuracy_by_depth(evaluation: Evaluation) -> str:
+    """Share solved per depth with its interval, one line per variant; empty if no problem has a known depth."""
+    depths = evaluation.keys("depth")
+    if not depths:
+        return ""
+    with rc_context(STYLE | {"svg.hashsalt": "depth"}):
+        figure, axes = _axes("solved, %")
+        for i, variant in enumerate(evaluation.variants):
+            _line(axes, evaluation, variant, depths, COLOURS[i % len(COLOURS)], shift=0.04 * (i - (len(evaluation.variants) - 1) / 2))
+        axes.set_xticks([int(depth) for depth in depths])
+        axes.set_xlabel("depth of the problem")
+        _finish(axes, legend=len(evaluation.variants) > 1)
+        return _svg(figure)
+
+
+def tokens_by_role(evaluation: Evaluation) -> str:
+    """Mean tokens per problem, read (light) and written (full colour), stacked by role, one bar per variant."""
+    with rc_context(STYLE | {"svg.hashsalt": "tokens", "axes.grid.axis": "x"}):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.55 * len(evaluation.variants)), layout="constrained")
+        axes = figure.add_subplot()
+        places = list(range(len(evaluation.variants)))
+        left = [0.0] * len(places)
+        for i, role in enumerate(ROLES):
+            for kind, alpha in (("prompt_tokens", 0.45), ("completion_tokens", 1.0)):
+                values = [_tokens(evaluation, variant, role, kind) for variant in evaluation.variants]
+                if any(values):
+                    label = f"{role}, {'read' if kind == 'prompt_tokens' else 'written'}"
+                    axes.barh(places, values, 0.6, left=left, color=COLOURS[i], alpha=alpha, label=label)
+                left = [start + value for start, value in zip(left, values, strict=True)]
+        axes.set_yticks(places, evaluation.variants)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("tokens per problem")
+        _frame(axes)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+        return _svg(figure)
+
+
+def _tokens(evaluation: Evaluation, variant: str, role: str, kind: str) -> float:
+    cost = evaluation.costs[variant]
+    usage = cost.usage.get(role)
+    return getattr(usage, kind) / cost.problems if usage is not None and cost.problems else 0.0
+
+
+def _axes(label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_ylim(0, 100)
+    axes.set_ylabel(label)
+    return figure, axes
+
+
+def _bars(
+    axes: Axes, offsets: Sequence[float], evaluation: Evaluation, variant: str, groups: Sequence[tuple[By, str]], width: float, colour: str
+) -> None:
+    found = [evaluation.tally(variant, by, key) for by, key in groups]
+    intervals = [tally.accuracy(evaluation.confidence) for tally in found]
+    heights = [100 * interval.value if tally.n else 0.0 for tally, interval in zip(found, intervals, strict=True)]
+    below = [max(0.0, height - 100 * interval.low) if tally.n else 0.0 for tally, interval, height in zip(found, intervals, heights, strict=True)]
+    above = [max(0.0, 100 * interval.high - height) if tally.n else 0.0 for tally, interval, height in zip(found, intervals, heights, strict=True)]
+    axes.bar(offsets, heights, width * 0.9, color=colour, label=variant)
+    axes.errorbar(offsets, heights, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+
+
+def _line(axes: Axes, evaluation: Evaluation, variant: str, depths: Sequence[str], colour: str, shift: float) -> None:
+    points = [(int(depth), evaluation.tally(variant, "depth", depth)) for depth in depths]
+    known = [(depth, tally.accuracy(evaluation.confidence)) for depth, tally in points if tally.n]
+    places = [depth + shift for depth, _ in known]
+    values = [100 * interval.value for _, interval in known]
+    bounds = [
+        [max(0.0, 100 * (interval.value - interval.low)) for _, interval in known],
+        [max(0.0, 100 * (interval.high - interval.value)) for _, interval in known],
+    ]
+    axes.errorbar(places, values, yerr=bounds, color=colour, label=variant, marker="o", markersize=5, linewidth=1.8, elinewidth=1, capsize=2.5)
+
+
+def _finish(axes: Axes, legend: bool) -> None:
+    _frame(axes)
+    if legend and axes.figure is not None:
+        axes.figure.legend(loc="outside upper left", ncols=4, fontsize=9)
+
+
+def _frame(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _svg(figure: Figure) -> str:
+    """The svg element alone, without the XML prologue, the same bytes for the same figure."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

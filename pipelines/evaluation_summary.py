@@ -1,0 +1,124 @@
+"""What an evaluation shows at its end: tables on stdout (or JSON), metrics.jsonl and report.html in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from cleave.config.base import dump
+from cleave.config.evaluate import EvaluateConfig
+from cleave.console import print_table, say
+from cleave.evaluation import OVERALL, By, Evaluation, Tally
+from cleave.intervals import Interval
+from cleave.report import write_results
+from cleave.runs import METRICS, REPORT
+from pipelines.evaluation_folder import EvaluationFolder
+from pipelines.workload import Workload
+
+MESSAGE_WIDTH = 90
+
+
+def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool) -> None:
+    """Count the finished traces, write metrics and report, and show the figures."""
+    evaluation = write_results(run.folder, report=config.report)
+    if as_json:
+        print(json.dumps({"run": run.folder.location, "traces": evaluation.problems, "figures": list(evaluation.rows())}, ensure_ascii=False))
+    else:
+        print_summary(evaluation)
+    say(f"results are in {run.folder.location}/{REPORT if config.report else METRICS}")
+
+
+def print_summary(evaluation: Evaluation) -> None:
+    """Tables of accuracy, differences, cost and failures."""
+    percent = f"{100 * evaluation.confidence:g} %"
+    columns = ["problems", "n", *evaluation.variants]
+    print_table(columns, accuracy_rows(evaluation), title=f"Solved, % [{percent} interval]", numbers=columns[1:])
+    if len(evaluation.variants) > 1:
+        columns = ["difference", "problems", "n", f"points [{percent} interval]"]
+        print_table(columns, difference_rows(evaluation), title="Paired differences", numbers=columns[2:])
+    columns = ["variant", "role", "calls", "tokens in", "tokens out", "tokens / problem", "model s / problem", "TFLOP", "price"]
+    print_table(columns, cost_rows(evaluation), title="Cost", numbers=columns[2:])
+    if evaluation.failures:
+        columns = ["variant", "role", "failure", "problems", "unsolved", "for example"]
+        print_table(columns, failure_rows(evaluation), title="Failures", numbers=columns[3:5])
+
+
+def accuracy_rows(evaluation: Evaluation) -> Iterator[list[str]]:
+    """A row per group of problems, a column per variant."""
+    groups: list[tuple[str, By, str]] = [("all", "overall", OVERALL)]
+    if len(evaluation.keys("task")) > 1:
+        groups += [(task, "task", task) for task in evaluation.keys("task")]
+    groups += [(f"depth {depth}", "depth", depth) for depth in evaluation.keys("depth")]
+    for name, by, key in groups:
+        tallies = [evaluation.tally(variant, by, key) for variant in evaluation.variants]
+        yield [name, _range([tally.n for tally in tallies]), *(_cell(tally, evaluation.confidence) for tally in tallies)]
+    tallies = [evaluation.tally(variant) for variant in evaluation.variants]
+    yield ["all, lenient rule", _range([tally.n for tally in tallies]), *(_lenient(tally) for tally in tallies)]
+
+
+def difference_rows(evaluation: Evaluation) -> Iterator[list[str]]:
+    """A row per pair of variants and group of problems."""
+    for found in evaluation.differences():
+        yield [f"{found.a} - {found.b}", found.task, str(found.pairs.n), points(found.interval) if found.pairs.n else "-"]
+
+
+def cost_rows(evaluation: Evaluation) -> Iterator[list[str]]:
+    """A row per variant and role."""
+    for variant, cost in evaluation.costs.items():
+        for role, usage in cost.usage.items():
+            many = max(1, cost.problems)
+            yield [
+                variant,
+                role,
+                f"{usage.calls:,}",
+                f"{usage.prompt_tokens:,}",
+                f"{usage.completion_tokens:,}",
+                f"{usage.tokens / many:.1f}",
+                f"{usage.seconds / many:.4f}",
+                f"{usage.flops / 1e12:.3f}",
+                f"{usage.price:.4f}" if usage.price else "-",
+            ]
+
+
+def failure_rows(evaluation: Evaluation) -> Iterator[list[str]]:
+    """A row per variant, role and type of failure, commonest first."""
+    for (variant, kind, role), failures in sorted(evaluation.failures.items(), key=lambda entry: -entry[1].count):
+        message = " ".join(failures.message.split())
+        short = message if len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
+        yield [variant, role or "-", kind, str(failures.count), str(failures.unsolved), short]
+
+
+def print_plan(config: EvaluateConfig, workload: Workload, *, as_json: bool) -> None:
+    """What a run would do, for --dry-run: nothing is loaded, started or written."""
+    plan: dict[str, Any] = {
+        "run": f"{config.storage_path.rstrip('/')}/{config.name}",
+        "backend": config.backend,
+        "tasks": workload.sizes(),
+        "variants": {name: strategy.strategy for name, strategy in workload.strategies.items()},
+        "traces": workload.total,
+    }
+    if as_json:
+        print(json.dumps(plan | {"config": config.model_dump(mode="json")}, ensure_ascii=False))
+        return
+    print(dump(config), end="")
+    tasks = ", ".join(f"{size if size is not None else 'all'} {label}" for label, size in plan["tasks"].items())
+    say(f"would ask {tasks} under {', '.join(plan['variants'])} into {plan['run']} ({plan['traces'] or 'an unknown number of'} traces)")
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _cell(tally: Tally, confidence: float) -> str:
+    return str(tally.accuracy(confidence)) if tally.n else "-"
+
+
+def _lenient(tally: Tally) -> str:
+    return f"{100 * tally.lenient / tally.n:.1f}" if tally.n else "-"
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{high}" if low == high else f"{low}-{high}"
