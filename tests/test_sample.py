@@ -3,6 +3,7 @@
 import inspect
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,10 +136,9 @@ def test_a_prompt_is_prefilled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shapes == [(2, 3), (12, 1)]
 
 
-@pytest.mark.parametrize(
-    "sampling", [Sampling(max_tokens=20, temperature=0.9, top_k=1), Sampling(max_tokens=20, temperature=0.9, top_p=1e-9)]
-)
-def test_narrowest_filters_are_greedy(sampling: Sampling) -> None:
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}], ids=str)
+def test_narrowest_filters_are_greedy(narrow: dict[str, float]) -> None:
+    sampling = replace(Sampling(max_tokens=20, temperature=0.9), **narrow)  # type: ignore[arg-type]
     assert tokens(make_sampler().sample(PROMPTS, SEEDS, sampling)) == tokens(make_sampler().sample(PROMPTS, SEEDS, Sampling(max_tokens=20)))
 
 

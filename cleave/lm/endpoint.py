@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from cleave.errors import CleaveError, ConfigError, GenerationError
 
@@ -62,7 +62,7 @@ class Endpoint:
         self._key_env = api_key_env
         self._read_timeout_s = read_timeout_s
         self._attempts = max_retries + 1
-        self._backoff = wait_exponential_jitter(initial=backoff_s, max=30.0, jitter=backoff_s)
+        self._backoff = wait_exponential(multiplier=backoff_s, max=30.0) + wait_random(0.0, backoff_s)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None)
         self._limits = httpx.Limits(max_connections=max_concurrency, max_keepalive_connections=max_concurrency)
