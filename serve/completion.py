@@ -74,8 +74,8 @@ def of_texts(role: Role, replies: Texts, seed: int, stop: Sequence[str]) -> Chat
 
 
 def text_of(trace: Trace) -> str:
-    """The chosen solution as it was written; its bare answer where there is no text."""
-    text = trace.solutions[trace.chosen].text if trace.chosen is not None else ""
+    """The chosen solution as it was written, without white space around it; its bare answer where there is no text."""
+    text = trace.solutions[trace.chosen].text.strip() if trace.chosen is not None else ""
     return text or trace.answer or ""
 
 

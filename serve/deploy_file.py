@@ -78,6 +78,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_application(application: Mapping[str, Any], path: str | Path) -> None:
+    prefix = application.get("route_prefix", "/")
+    if prefix is not None and not str(prefix).startswith("/"):
+        raise ConfigError(f"route_prefix {prefix!r} in {path} must start with a slash.")
     validate_args(application.get("args") or {}, source=f"args of {path}")
     for deployment in application.get("deployments") or ():
         if deployment["name"] not in DEPLOYMENTS:

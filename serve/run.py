@@ -127,12 +127,17 @@ def start_http(config: ServeConfig, started: ExitStack) -> None:
 def deploy(config: ServeConfig, started: ExitStack) -> None:
     """Deploy the application and wait until every replica is up. Raises what kept a role from starting."""
     from ray import serve as ray_serve
+    from ray.serve.exceptions import RayServeException
 
     from serve.app import build
 
     started.callback(ray_serve.delete, config.application)
-    target = ray_serve.RunTarget(build(config.args()), name=config.application, route_prefix="/")
-    ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    target = ray_serve.RunTarget(build(config.args()), name=config.application, route_prefix=config.route_prefix)
+    try:
+        ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    except RayServeException as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("RayServeException: ")[2]
+        raise ConfigError(f"Serve refuses the application: {reason.rstrip('.')}; set route_prefix or application to another one.") from error
     start = said = time.monotonic()
     while True:
         overview = ray_serve.status().applications.get(config.application)
@@ -166,7 +171,7 @@ def reason_of(messages: dict[str, str], summary: str) -> CleaveError:
 
 def announce(config: ServeConfig) -> None:
     """Print where it is and how to ask it."""
-    url = f"http://{_reachable(config.host)}:{config.port}"
+    url = f"http://{_reachable(config.host)}:{config.port}{config.route_prefix.rstrip('/')}"
     if not answers(url):
         say(f"the application runs, but does not answer at {url}: Serve was started with another host or port.")
         return

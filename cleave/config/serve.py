@@ -112,6 +112,8 @@ class ServeConfig(ServeArgs):
     """Port to listen on."""
     application: str = "cleave"
     """Name of the application in Ray Serve."""
+    route_prefix: str = Field("/", pattern=r"^/([^/\s]+(/[^/\s]+)*)?$")
+    """Path under which the routes are found, such as /math; several applications of one cluster need different ones."""
     address: str | None = None
     """Ray cluster to run on, such as auto; None: $RAY_ADDRESS, else a new local one that ends with the command."""
 
