@@ -21,8 +21,12 @@ from cleave.types import Completion, ModelInfo, Solution, Usage, Verdict
 
 
 class LikelihoodVerifier:
-    """Scores by likelihood. `open_model` is called when a model is first needed, in a thread; with `reuse`, that is only for
-    solutions that carry no log-probability. An empty reply scores 0."""
+    """Scores by likelihood. An empty reply scores 0.
+
+    `open_model` is called when a model is first needed, in a thread. With `reuse` that is only for solutions that carry no
+    log-probability; if the model cannot score them either, as most endpoints cannot, the verifier has no opinion: no verdicts.
+    Without `reuse` a model that cannot score is a ConfigError.
+    """
 
     def __init__(self, name: str, open_model: Callable[[], LanguageModel], prompts: PromptSet, reuse: bool = True) -> None:
         self._name = f"likelihood of {name}"
@@ -50,6 +54,8 @@ class LikelihoodVerifier:
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         unknown = [s for s in request.solutions if s.text and not (self.reuse and s.logprob is not None)]
+        if unknown and "score" not in (await self._opened()).capabilities:
+            return VerifyReply(())
         scored = iter(await self._score(request, unknown) if unknown else ())
         verdicts = tuple(
             Verdict(0.0) if not s.text else verdict(s.logprob) if self.reuse and s.logprob is not None else next(scored)
@@ -69,7 +75,8 @@ class LikelihoodVerifier:
         async with self._opening:
             if self._model is None:
                 model = await asyncio.to_thread(self._open_model)
-                require(model, "score", self.prompts.kind, purpose="scoring solutions by likelihood")
+                if not self.reuse:
+                    require(model, "score", self.prompts.kind, purpose="scoring solutions by likelihood")
                 self._model = model
         return self._model
 

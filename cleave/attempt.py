@@ -124,11 +124,12 @@ class Attempt:
         plan = self.plans[0] if len(self.plans) == 1 else None
         with self.phase("verify"):
             reply = await self._call("verifier", self.roles.verifier, VerifyRequest(self.problem, self.ordered(), plan))
-        if len(reply.verdicts) != len(self.solutions):
+        if len(reply.verdicts) not in (0, len(self.solutions)):
             message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
             raise RoleFailed(Failure("ParseError", message, "verifier"))
         self.verdicts = reply.verdicts
-        self.emit(VerdictsGiven(self.verdicts))
+        if self.verdicts:
+            self.emit(VerdictsGiven(self.verdicts))
         self.check_budget("verifier")
 
     def check_budget(self, role: Role) -> None:

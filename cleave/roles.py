@@ -74,7 +74,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class VerifyReply:
-    """One Verdict per solution, in order."""
+    """One Verdict per solution, in order; none at all where the verifier has no opinion."""
 
     verdicts: tuple[Verdict, ...]
     usage: Usage = field(default_factory=Usage)

@@ -20,7 +20,7 @@ from cleave.prompts import load_prompts
 from cleave.reasoning import reason
 from cleave.roles import DecomposeReply, DecomposeRequest, Roles, SolveReply, SolveRequest, VerifyReply, VerifyRequest
 from cleave.seeds import derive_seed
-from cleave.types import Completion, ModelInfo, Plan, Problem, Prompt, Step, Trace, Usage, from_json, to_json
+from cleave.types import Completion, ModelInfo, Plan, Problem, Prompt, Step, Trace, Usage, Verdict, from_json, to_json
 from tests.puppet import Puppet, Reply
 
 PROMPTS = load_prompts("reference-v1")
@@ -488,6 +488,27 @@ async def test_without_a_verifier_there_is_no_confidence_in_a_single_solution() 
     trace = await reason(PROBLEM, replace(cast()[0], verifier=None), config())
     assert (trace.answer, trace.confidence, trace.error) == ("22", None, None)
     assert "verifier" not in trace.models
+
+
+async def test_a_verifier_without_an_opinion_is_no_error() -> None:
+    roles, _, worker = cast(logprob=None)
+    worker.capabilities = frozenset({"text"})
+    trace = await reason(PROBLEM, roles, config())
+    assert (trace.answer, trace.confidence, trace.verdicts, trace.error) == ("22", None, (), None)
+
+
+async def test_a_verifier_that_skips_a_solution_is_an_error() -> None:
+    class Hasty:
+        async def __call__(self, request: VerifyRequest) -> VerifyReply:
+            return VerifyReply((Verdict(1.0),))
+
+        async def info(self) -> ModelInfo:
+            return ModelInfo("hasty")
+
+    trace = await reason(PROBLEM, replace(cast()[0], verifier=Hasty()), config(n=2))
+    assert (trace.answer, trace.verdicts) == ("22", ())
+    assert trace.error is not None
+    assert trace.error.role == "verifier"
 
 
 async def test_a_majority_tie_of_eight_goes_to_the_likelier_answer() -> None:

@@ -15,7 +15,7 @@ from cleave.config.roles import RoleConfig
 from cleave.errors import ConfigError, GenerationError
 from cleave.plans import parse_plan
 from cleave.prompts import load_prompts
-from cleave.roles import DecomposeRequest, SolveRequest, VerifyRequest
+from cleave.roles import DecomposeRequest, SolveRequest, VerifyReply, VerifyRequest
 from cleave.types import Completion, ModelInfo, Plan, Problem, Prompt, Sampling, Solution, SolutionStep, Usage
 from tests.puppet import Puppet, said
 
@@ -173,11 +173,18 @@ async def test_without_log_probabilities_the_model_scores() -> None:
 async def test_a_verifier_that_cannot_score_says_so() -> None:
     model = Puppet(lambda prompt, i: "")
     model.capabilities = frozenset({"text"})
-    verifier = LikelihoodVerifier("m", lambda: model, TEXT)
     with pytest.raises(ConfigError, match="score"):
-        await verifier([VerifyRequest(PROBLEM, (Solution(text="x"),))])
+        await LikelihoodVerifier("m", lambda: model, TEXT, reuse=False)([VerifyRequest(PROBLEM, (Solution(text="x"),))])
+    verifier = LikelihoodVerifier("m", lambda: model, TEXT)
     with pytest.raises(GenerationError, match="not a number"):
         await verifier([VerifyRequest(PROBLEM, (Solution(text="x", logprob=math.nan),))])
+
+
+async def test_an_endpoint_without_log_probabilities_gives_no_opinion() -> None:
+    model = Puppet(lambda prompt, i: "")
+    model.capabilities = frozenset({"text"})
+    (reply,) = await LikelihoodVerifier("m", lambda: model, TEXT)([VerifyRequest(PROBLEM, (Solution(text="x"),))])
+    assert reply == VerifyReply(())
 
 
 async def test_a_local_handle_is_the_role_itself() -> None:
