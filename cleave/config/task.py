@@ -18,12 +18,12 @@ from cleave.config.base import Config
 class FieldMap(Config):
     """Which field of a row is what. A dotted name reaches into nested rows."""
 
-    id: str | None = None
-    """Field with the problem's id; null: the row's number."""
+    id: str | None = "id"
+    """Field with the problem's id; null, or left out where rows have no `id`: the row's number."""
     question: str = "question"
     """Field with the question."""
-    context: str | None = None
-    """Field with a passage or table that belongs to the question; null: none."""
+    context: str | None = "context"
+    """Field with a passage or table that belongs to the question; null, or left out where rows have no `context`: none."""
     answer: str | None = "answer"
     """Field with the gold answer; null: the rows are not labelled."""
 

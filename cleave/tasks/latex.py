@@ -15,49 +15,8 @@ MAX_DIGITS = 12
 MAX_POWER = 1000
 
 _ALLOWED = frozenset(
-    [
-        "frac",
-        "dfrac",
-        "tfrac",
-        "sqrt",
-        "pi",
-        "cdot",
-        "times",
-        "div",
-        "left",
-        "right",
-        "text",
-        "mathrm",
-        "mathbf",
-        "textbf",
-        "infty",
-        "cup",
-        "cap",
-        "in",
-        "le",
-        "leq",
-        "ge",
-        "geq",
-        "ne",
-        "neq",
-        "pm",
-        "mp",
-        "begin",
-        "end",
-        "circ",
-        "alpha",
-        "beta",
-        "gamma",
-        "theta",
-        "lambda",
-        "mu",
-        "sin",
-        "cos",
-        "tan",
-        "log",
-        "ln",
-        "quad",
-    ]
+    "frac dfrac tfrac sqrt pi cdot times div left right text mathrm mathbf textbf infty cup cap in le leq ge "  # noqa: SIM905
+    "geq ne neq pm mp begin end circ alpha beta gamma theta lambda mu sin cos tan log ln quad".split()
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _POWER = re.compile(r"\^ ?(?:\{ ?(?P<braced>[^{}]*)\}|(?P<bare>-?.))")

@@ -77,11 +77,11 @@ def _marked(text: str) -> str | None:
     """What the last marker marks, '' for nothing, None without a marker. A marker directly after another is passed over too."""
     found = None
     for _ in range(MAX_MARKERS):
-        *_, marker = (None, *_MARKER.finditer(text))
-        if marker is None:
+        markers = list(_MARKER.finditer(text))
+        if not markers:
             break
-        rest = text[marker.end() :]
-        text = found = _box(rest) if marker["box"] else _line(rest)
+        rest = text[markers[-1].end() :]
+        text = found = _box(rest) if markers[-1]["box"] else _line(rest)
     return found
 
 
