@@ -23,7 +23,7 @@ from cleave.config.base import validate
 from cleave.errors import ConfigError
 from cleave.roles import SolveMode
 from cleave.solutions import render_solution
-from cleave.templates import ChatTemplates, Form, TemplateFile, TextTemplates, fill
+from cleave.templates import KINDS, ChatTemplates, Form, TextTemplates, fill
 from cleave.types import Plan, Problem, Prompt, SolutionStep
 
 SHIPPED = "prompt_sets"
@@ -111,8 +111,11 @@ def load_prompts(name_or_path: str | Path) -> PromptSet:
         data = yaml.safe_load(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"the prompt set {name_or_path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    file = validate(TemplateFile, {"prompts": data}, source=f"the prompt set {name_or_path}")
-    return PromptSet(file.prompts, hashlib.sha256(content).hexdigest())
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"the prompt set {name_or_path} has no known kind; write `kind: text` or `kind: chat`.")
+    templates = validate(KINDS[kind], data, source=f"the prompt set {name_or_path}")
+    return PromptSet(templates, hashlib.sha256(content).hexdigest())
 
 
 def shipped_prompts() -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from cleave.config.base import Config
 from cleave.types import Message, Prompt
@@ -155,14 +155,8 @@ class ChatTemplates(Config):
         return Prompt(messages=(*prompt.messages, *turns), seed=seed)
 
 
-Templates = Annotated[TextTemplates | ChatTemplates, Field(discriminator="kind")]
-
-
-class TemplateFile(Config):
-    """A prompt set's YAML file, wrapped so that its `kind` decides the schema."""
-
-    prompts: Templates
-    """The file's content."""
+KINDS: Mapping[str, type[TextTemplates] | type[ChatTemplates]] = {"text": TextTemplates, "chat": ChatTemplates}
+"""The schema of each kind of file."""
 
 
 def _check_placeholders(form: str, template: str) -> None:

@@ -118,7 +118,8 @@ def test_own_prompt_files(tmp_path: Path, root: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("kind: text", "kind: verse", "kind"),
+        ("kind: text", "kind: verse", "kind: chat"),
+        ("kind: text", "kind: [text]", "kind: chat"),
         ("stop: []", "stops: []", "did you mean 'stop'"),
         ("{question}\\nAnswer", "{problem}\\nAnswer", "solve_answer must use exactly"),
         ("{id}. {text}", "{id}.", "step_line must use exactly"),
