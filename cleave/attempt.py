@@ -71,6 +71,8 @@ class Attempt:
 
     async def decompose(self) -> list[Plan]:
         """Ask for plans. Those that cannot be read are left out; none at all is a ParseError of the decomposer."""
+        if self.strategy.gold_plan:
+            return self._take_gold_plan()
         sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature, n=self.strategy.plans)
         request = DecomposeRequest(self.problem, sampling, self.seed("decomposer"))
         with self.phase("decompose"):
@@ -92,6 +94,14 @@ class Attempt:
         for failure in failures:
             self.emit(Failed(failure))
         self.check_budget("decomposer")
+        return self.plans
+
+    def _take_gold_plan(self) -> list[Plan]:
+        if self.problem.gold_plan is None:
+            message = f"{self.problem.id} has no gold plan; choose a task that has them, or set gold_plan=false."
+            raise RoleFailed(Failure("DataError", message, "decomposer"))
+        self.plans.append(self.problem.gold_plan)
+        self.emit(PlanMade(self.problem.gold_plan))
         return self.plans
 
     async def solve(self, request: SolveRequest) -> SolveReply:

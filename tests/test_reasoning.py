@@ -16,6 +16,7 @@ from cleave.config.base import validate
 from cleave.config.reasoning import BudgetConfig, ReasoningConfig
 from cleave.errors import ConfigError, GenerationError, RoleUnavailable
 from cleave.events import Event
+from cleave.plans import parse_plan
 from cleave.prompts import load_prompts
 from cleave.reasoning import reason
 from cleave.roles import DecomposeReply, DecomposeRequest, Roles, SolveReply, SolveRequest, VerifyReply, VerifyRequest
@@ -133,6 +134,17 @@ async def test_an_empty_plan_means_a_single_pass() -> None:
         trace = await reason(PROBLEM, roles, config(strategy=strategy))
         assert (trace.answer, trace.plans) == ("22", (Plan(),))
         assert (worker.calls[0][0][0].text or "").endswith("in all?\nSolution:\n")
+
+
+async def test_a_gold_plan_replaces_the_decomposer() -> None:
+    roles, planner, _ = cast()
+    gold = replace(PROBLEM, gold_plan=parse_plan(DIAMOND))
+    trace = await reason(gold, roles, config(gold_plan=True))
+    assert (trace.answer, trace.plans, planner.calls) == ("22", (gold.gold_plan,), [])
+    missing = await reason(PROBLEM, roles, config(gold_plan=True))
+    assert missing.error is not None and missing.error.type == "DataError"
+    with pytest.raises(ConfigError, match="gold_plan"):
+        validate(ReasoningConfig, {"strategy": "single", "gold_plan": True}, source="a test")
 
 
 async def test_n_samples_of_one_plan_are_one_call() -> None:

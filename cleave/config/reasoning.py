@@ -38,6 +38,8 @@ class ReasoningConfig(Config):
     """Plans sampled per problem; the n solutions are shared evenly among them."""
     plan_temperature: float = Field(0.0, ge=0, le=5)
     """Sampling temperature of the decomposer."""
+    gold_plan: bool = False
+    """Take the task's own plan instead of asking the decomposer: what a perfect decomposer would bring."""
     selection: SelectionName = "first"
     """How the answer is chosen among the solutions."""
     seed: int = 0
@@ -49,6 +51,8 @@ class ReasoningConfig(Config):
     def _samples_differ(self) -> Self:
         if self.plans > 1 and self.strategy in ("direct", "single"):
             raise ValueError(f"the strategy {self.strategy} makes no plan; use static or stepwise, or plans=1")
+        if self.gold_plan and (self.plans > 1 or self.strategy in ("direct", "single")):
+            raise ValueError("gold_plan is the one plan of a task; use it with static or stepwise and plans=1")
         if self.plans > self.n:
             raise ValueError(f"{self.plans} plans need at least as many solutions; set n to {self.plans} or more")
         if self.plans > 1 and self.plan_temperature == 0:
