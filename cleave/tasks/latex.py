@@ -19,7 +19,7 @@ _ALLOWED = frozenset(
     "geq ne neq pm mp begin end circ alpha beta gamma theta lambda mu sin cos tan log ln quad".split()
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-_POWER = re.compile(r"\^ ?(?:\{ ?(?P<braced>[^{}]*)\}|(?P<bare>-?.))")
+_POWER = re.compile(r"\^ ?(?:\{ ?(?P<braced>[^{}]*)\}|(?P<bare>-?(?:[0-9]+|.)))")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|~")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|operatorname|mbox)\{([^{}]*)\}")
 _FRACTION = re.compile(r"([0-9]?)\\[dt]?frac ?\{ ?(-?[0-9.,]+) ?\} ?\{ ?([0-9.,]+) ?\}")
