@@ -9,7 +9,7 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 python,$(if $(shell $(name) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null | grep True),$(name))))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow check format clean

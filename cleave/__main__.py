@@ -62,6 +62,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 Record = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write every model call to FILE, to be replayed as recorded:FILE.")
 ]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Such as arithmetic, gsm8k or jsonl:FILE; `cleave tasks list` shows them.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split; default: the task's first.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Number of problems.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the draw.")]
 Address = Annotated[
     str | None,
     typer.Option("--address", metavar="URL", help="The cluster's dashboard; default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."),
@@ -198,6 +202,39 @@ def submit(
     from cluster.submit import main
 
     return main(config, as_json=as_json)
+
+
+@tasks_app.command("list")
+def tasks_list(as_json: AsJson = False) -> int:
+    """Show the tasks, their splits and whether their data is here."""
+    from cleave.tasks.listing import print_list
+
+    print_list(as_json=as_json)
+    return 0
+
+
+@tasks_app.command("show")
+def tasks_show(name: TaskName, split: Split = None, limit: Limit = 3, seed: Seed = 0, as_json: AsJson = False) -> int:
+    """Print some problems with their gold plan, steps and answer."""
+    from cleave.tasks.listing import print_show
+
+    print_show(name, split=split, limit=3 if limit is None else limit, as_json=as_json, seed=seed)
+    return 0
+
+
+@tasks_app.command("export")
+def tasks_export(
+    name: TaskName,
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.")],
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+) -> int:
+    """Write problems to a file, streaming."""
+    from cleave.tasks.listing import export
+
+    say(f"wrote {export(name, file, split=split, limit=limit, seed=seed)} problems to {file}")
+    return 0
 
 
 @jobs_app.command("list")

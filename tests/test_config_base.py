@@ -55,6 +55,16 @@ def test_last_override_wins_and_null_is_none() -> None:
     assert given_overrides("train.note=a=b").train.note == "a=b"
 
 
+def test_items_of_a_list_are_reached_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("options: {tasks: [{name: a, problems: 5}, b]}")
+    config = load(Example, path, ["options.tasks.0.problems=9", "options.tasks.1=c", "options.tasks.0.more.deep=1"])
+    assert config.options["tasks"] == [{"name": "a", "problems": 9, "more": {"deep": 1}}, "c"]
+    for wrong in ("options.tasks.2=d", "options.tasks.first.name=d", "options.tasks.-1=d"):
+        with pytest.raises(ConfigError, match="no item of a list of 2"):
+            load(Example, path, [wrong])
+
+
 @given(st.floats(min_value=1e-300, max_value=1e300, allow_nan=False))
 def test_any_way_to_write_a_number_gives_that_number(value: float) -> None:
     for written in (repr(value), f"{value:e}", f"{value:.17e}".replace("e+", "e")):

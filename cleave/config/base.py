@@ -87,12 +87,29 @@ def _apply(data: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"the value in {override!r} is not valid YAML.") from error
     *parents, last = key.split(".")
+    place: Any = data
     for parent in parents:
-        child = data.setdefault(parent, {})
-        if not isinstance(child, dict):
-            data[parent] = child = {}
-        data = child
-    data[last] = value
+        place = _enter(place, parent, override)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _enter(place: Any, part: str, override: str) -> Any:
+    """The section below `place`: an item of a list by its number, else a mapping, made where there is none."""
+    key = _index(place, part, override) if isinstance(place, list) else part
+    if isinstance(place, dict):
+        place.setdefault(key, {})
+    if not isinstance(place[key], dict | list):
+        place[key] = {}
+    return place[key]
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(place):
+        raise ConfigError(f"override {override!r}: {part!r} is no item of a list of {len(place)}; items count from 0.")
+    return int(part)
 
 
 def _sentence(cls: type[BaseModel], error: ValidationError, source: str) -> str:
