@@ -18,7 +18,7 @@ from cleave.errors import StorageError
 _NOT_LOGGED = ("total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")
 
 
-class MetricsFile(TrainerCallback):  # type: ignore[misc]
+class MetricsFile(TrainerCallback):
     """Appends one JSON line per log to a file; on resume, lines of steps that will be repeated are dropped first."""
 
     def __init__(self, path: str | Path) -> None:
@@ -41,7 +41,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
             raise StorageError(f"cannot write {self._path}: {error}; free space and run again to resume.") from error
 
 
-class ProgressLines(TrainerCallback):  # type: ignore[misc]
+class ProgressLines(TrainerCallback):
     """One line for people on stderr per log, at most every `every_s` seconds; evaluations always."""
 
     def __init__(self, every_s: float = 5.0) -> None:
@@ -66,7 +66,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
             )
 
 
-class EvaluateEvery(TrainerCallback):  # type: ignore[misc]
+class EvaluateEvery(TrainerCallback):
     """Asks for an evaluation every `steps` steps, but not at the last, which is evaluated after training."""
 
     def __init__(self, steps: int) -> None:
@@ -78,7 +78,7 @@ class EvaluateEvery(TrainerCallback):  # type: ignore[misc]
         return control
 
 
-class StopOnSignal(TrainerCallback):  # type: ignore[misc]
+class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal ends the process the usual way.
 
     Use as a context manager around training, in the main thread.

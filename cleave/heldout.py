@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from cleave.decoding.sample import Sampler
 from cleave.examples import Example
 from cleave.objectives import Objective
@@ -39,6 +41,7 @@ class HeldOut:
         self._asked = [_question(example) for example in self._examples[:generate] if _question(example)[0]]
         self._max_new_tokens = max_new_tokens
 
+    @torch.inference_mode()
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         return self._loss(model) | self._exact_match(model)
 

@@ -28,7 +28,7 @@ def model_card(config: DistillConfig, result: Mapping[str, Any], parameters: int
     base = config.init.model
     if base is not None and base.backend == "hf":
         front["base_model"] = base.model_name_or_path
-    tasks = ", ".join(mix.task for mix in config.tasks)
+    tasks = ", ".join(mix.title for mix in config.tasks)
     start = f"`{base.short}`" if base is not None else "random weights"
     figures = "\n".join(f"| {name} | {_figure(value)} |" for name, value in result.items() if name not in ("checkpoint", "name", "role"))
     return f"""---

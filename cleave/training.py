@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from cleave.packing import Batch
 
+Measure = Callable[["PreTrainedModel"], Mapping[str, float]]
 STATE_FILE = "cleave_state.json"
 """Written last into a checkpoint: a folder without it is incomplete."""
 
@@ -95,8 +96,12 @@ class StepStream:
         return drawn
 
 
-class RoleTrainer(Trainer):  # type: ignore[misc]
+class RoleTrainer(Trainer):
     """The one subclass of transformers.Trainer. `measure(model)` returns held-out metrics with plain names, such as `loss`."""
+
+    stream: StepStream
+    objective: Objective
+    measure: Measure | None
 
     def __init__(
         self,
@@ -107,7 +112,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         tokenizer: PreTrainedTokenizerBase | None = None,
         gates: Gates | None = None,
-        measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
+        measure: Measure | None = None,
         best_metric: str = "loss",
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -126,11 +131,16 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     @property
     def best_dir(self) -> Path:
         """Where the best weights so far are kept."""
-        return Path(self.args.output_dir) / "best"
+        return self.folder / "best"
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are kept."""
+        return Path(str(self.args.output_dir))
 
     def fit(self, *, resume: bool = True) -> bool:
         """Train to the end, from the newest whole checkpoint if `resume`. Returns whether the end was reached (a callback may stop it)."""
-        checkpoint = newest_checkpoint(self.args.output_dir) if resume else None
+        checkpoint = newest_checkpoint(self.folder) if resume else None
         if checkpoint is not None:
             state = _read_state(checkpoint)
             self.stream.load_state_dict(state["stream"])
@@ -154,15 +164,16 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         return batches, count
 
     def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """This batch's share of the step's loss, times the number of workers because their gradients are averaged."""
         total, count, metrics = self.objective.loss(model, inputs, self.state.global_step)
         self._note(count, {"loss": total.detach(), **metrics})
-        divisor = count if num_items_in_batch is None else num_items_in_batch
+        divisor = count if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         share = total / divisor.clamp_min(1e-12)
         penalty = self.gates.penalty(self.state.global_step) / self.current_gradient_accumulation_steps
-        return share * self.args.world_size + penalty
+        loss: torch.Tensor = share * self.args.world_size + penalty
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, tokens and tokens per second since the last line."""
@@ -182,8 +193,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        with torch.inference_mode():
-            measured = dict(self.measure(model))
+        measured = dict(self.measure(model))
         model.train(was_training)
         self._keep_best(measured[self.best_metric])
         metrics = {f"eval_{name}": value for name, value in measured.items()} | {"eval_seconds": time.perf_counter() - started}
@@ -206,7 +216,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = self.folder / f"checkpoint-{self.state.global_step}"
             state = {
                 "step": self.state.global_step,
                 "stream": self.stream.state_dict(),

@@ -12,7 +12,7 @@ from cleave.curriculum.sampler import Stage, StagedSampler
 from cleave.examples import Encoder, Example
 from cleave.prompts import load_prompts
 from cleave.seeds import derive_seed
-from cleave.tasks.task import Task
+from cleave.tasks.registry import get_task
 from pipelines.gold import GoldSource, held_out
 from pipelines.start import add_lora, load_start
 
@@ -30,25 +30,18 @@ class Data:
     held_out: list[Example]
 
 
-def build_task(config: Any) -> Task:
-    """The task of one TaskMix."""
-    from cleave.tasks.reference import reference_task
-
-    return reference_task(config.task, **config.dials)
-
-
 def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Data:
-    """Sources by task name, and the held-out examples, which do not depend on the run's seed."""
+    """Sources by task label, and the held-out examples, which do not depend on the run's seed."""
     prompts = load_prompts(config.prompts)
     encoder = Encoder(tokenizer, config.train.max_length)
     shared: dict[str, Any] = {"prompts": prompts, "formats": config.mix, "encoder": encoder}
     sources: dict[str, GoldSource] = {}
     measured: list[GoldSource] = []
     for mix in config.tasks:
-        task = build_task(mix)
-        sources[mix.task] = GoldSource(task, mix.split, seed=derive_seed("train", config.seed, mix.task), **shared)
+        task = get_task(mix.task)
+        sources[mix.title] = GoldSource(task, mix.split, seed=derive_seed("train", config.seed, mix.title), **shared)
         if mix.eval_split is not None and mix.weight > 0 and config.evaluation.examples:
-            measured.append(GoldSource(task, mix.eval_split, seed=derive_seed("held out", mix.task), **shared))
+            measured.append(GoldSource(task, mix.eval_split, seed=derive_seed("held out", mix.title), **shared))
     return Data(sources, held_out(measured, config.evaluation.examples) if measured else [])
 
 
@@ -57,7 +50,7 @@ def build_sampler(config: DistillConfig, data: Data, world_size: int) -> StagedS
     train = config.train
     step_tokens = train.per_device_train_batch_tokens * train.gradient_accumulation_steps * world_size
     stages = [Stage(**stage.model_dump()) for stage in config.stages]
-    weights = {mix.task: mix.weight for mix in config.tasks}
+    weights = {mix.title: mix.weight for mix in config.tasks}
     total = train.steps(world_size) * step_tokens
     return StagedSampler(data.sources, total_tokens=total, seed=derive_seed("order", config.seed), weights=weights, stages=stages)
 

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from cleave.config.distill import Format
+from cleave.console import say
 from cleave.errors import DataError
 from cleave.examples import Encoder, Example, Pair
 from cleave.plans import ancestors, subplan
 from cleave.prompts import PromptSet
+from cleave.tasks.files import FileTask
+from cleave.tasks.hub import HubTask
 from cleave.tasks.task import Task, check_split
 from cleave.types import Plan, Problem, Prompt, SolutionStep
 
@@ -32,7 +35,7 @@ class GoldSource:
         check_split(task, split)
         self._task, self._split, self._seed = task, split, seed
         self._prompts, self._formats, self._encoder = prompts, dict(formats), encoder
-        self._stored = None if task.splits[split] is None else _stored(task, split)
+        self._stored = _stored(task, split) if _is_finite(task, split) else None
 
     def chunk(self, index: int) -> list[Example]:
         """512 problems of an endless task, or one epoch of a finite one; problems without what the format needs are left out."""
@@ -71,8 +74,15 @@ def held_out(sources: Sequence[GoldSource], count: int) -> list[Example]:
     return mixed[:count]
 
 
+def _is_finite(task: Task, split: str) -> bool:
+    """Files know no size before they are read, as generators have none; only files end."""
+    return task.splits[split] is not None or isinstance(task, FileTask | HubTask)
+
+
 def _stored(task: Task, split: str) -> list[Problem]:
     problems = list(islice(_labelled(task.problems(split)), _MOST_STORED))
+    if len(problems) == _MOST_STORED:
+        say(f"{task.name}/{split}: only the first {_MOST_STORED:,} problems are used.")
     if not problems:
         raise DataError(f"no problem of {task.name}/{split} has a gold answer, so there is nothing to learn; choose another split or task.")
     return problems

@@ -1,4 +1,4 @@
-"""What `cleave distill` trains, on what, from where it starts, and where it runs. Names are Hugging Face's and Ray's where they mean the same."""
+"""What `cleave distill` trains, on what, from where, and where it runs. Names are Hugging Face's and Ray's where they mean the same."""
 
 from typing import Any, Literal, Self
 
@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from cleave.config.base import Config
 from cleave.config.model import ModelConfig
+from cleave.config.task import TaskConfig
 
 TrainedRole = Literal["decomposer", "solver", "general"]
 Format = Literal["decompose", "steps_with_plan", "step", "single", "direct", "text"]
@@ -20,10 +21,10 @@ DEFAULT_FORMATS: dict[TrainedRole, dict[Format, float]] = {
 class TaskMix(Config):
     """One task and its share of the examples."""
 
-    task: str
-    """Name of the task, as `cleave tasks list` shows it."""
-    dials: dict[str, Any] = {}
-    """Changes to the task's dials, such as depths or coverage."""
+    task: TaskConfig
+    """The task: its name, or a mapping with its options."""
+    label: str | None = None
+    """How stages and manifests call it; null: the task's name. Labels differ within a run."""
     weight: float = Field(1.0, ge=0)
     """Relative share of examples drawn from this task."""
     split: str = "train"
@@ -35,6 +36,11 @@ class TaskMix(Config):
     @classmethod
     def _short_string(cls, data: object) -> object:
         return {"task": data} if isinstance(data, str) else data
+
+    @property
+    def title(self) -> str:
+        """The label, else the task's name."""
+        return self.label or self.task.name
 
 
 class FreshConfig(Config):
@@ -95,7 +101,7 @@ class StageConfig(Config):
     share: float = Field(1.0, gt=0)
     """Share of the training tokens, relative to the other stages."""
     weights: dict[str, float] | None = None
-    """Weight by task name in this stage; null: those of `tasks`."""
+    """Weight by task label in this stage; null: those of `tasks`."""
     max_depth: int | None = Field(None, ge=0)
     """Deepest problem that is trained on, in reasoning levels; null: no limit."""
     max_length: int | None = Field(None, gt=0)
@@ -136,7 +142,7 @@ class TrainConfig(Config):
     """Peak learning rate."""
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant_with_warmup", "warmup_stable_decay"] = "cosine"
     """Shape of the learning rate."""
-    lr_scheduler_kwargs: dict[str, Any] = {}
+    lr_scheduler_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More arguments of the schedule, such as num_decay_steps or min_lr_rate."""
     warmup_ratio: float = Field(0.02, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
@@ -205,7 +211,7 @@ class DistillConfig(Config):
     """Tasks to train on."""
     prompts: str = "reference-v1"
     """Prompt set: a shipped name or a YAML file."""
-    formats: dict[Format, float] = {}
+    formats: dict[Format, float] = Field(default_factory=dict)
     """Weight of each kind of example; empty: the role's default mix."""
     stages: tuple[StageConfig, ...] = (StageConfig(),)
     """Training in order, such as short problems first."""
@@ -223,7 +229,7 @@ class DistillConfig(Config):
     """inline: in this process, on the GPU if there is one; ray: Ray Train with num_workers workers."""
     num_workers: int = Field(1, ge=1)
     """Workers of Ray Train (ray only)."""
-    resources_per_worker: dict[str, float] = {"CPU": 1}
+    resources_per_worker: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
     """What each worker reserves (ray only)."""
     max_failures: int = Field(3, ge=-1)
     """Times that Ray Train restarts dead workers from the last checkpoint; -1 without limit (ray only)."""
@@ -236,9 +242,9 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        names = [mix.task for mix in self.tasks]
+        names = [mix.title for mix in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError("a task occurs twice; put its dials into one entry")
+            raise ValueError("a task occurs twice; give each its own label")
         for stage in self.stages:
             unknown = set(stage.weights or ()) - set(names)
             if unknown:
