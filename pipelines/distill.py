@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cleave.config.base import dump
+from cleave.config.base import dump, validate
 from cleave.config.distill import DistillConfig
 from cleave.console import say
 from cleave.errors import ConfigError
@@ -158,10 +158,11 @@ def show(result: dict[str, Any], *, as_json: bool) -> int:
 
 
 def _check_same(config: DistillConfig, folder: RunFolder) -> None:
+    """Compare with the config that the run was started with, read by today's rules."""
     import yaml
 
-    before = dict(_flat(yaml.safe_load(folder.read_text("config.yaml"))))
-    now = dict(_flat(config.model_dump(mode="json")))
+    started = validate(DistillConfig, yaml.safe_load(folder.read_text("config.yaml")), f"{folder.location}/config.yaml")
+    before, now = (dict(_flat(one.model_dump(mode="json"))) for one in (started, config))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not _FREE_TO_CHANGE & set(key.split("."))]
     if changed:
         key = changed[0]

@@ -34,8 +34,14 @@ class TaskMix(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_string(cls, data: object) -> object:
-        return {"task": data} if isinstance(data, str) else data
+    def _short_forms(cls, data: object) -> object:
+        """`arithmetic` for {task: arithmetic}; {task: arithmetic, dials: …} for {task: {name: arithmetic, dials: …}}."""
+        if isinstance(data, str):
+            return {"task": data}
+        if isinstance(data, dict) and "dials" in data and isinstance(data.get("task"), str):
+            rest = {key: value for key, value in data.items() if key != "dials"}
+            return rest | {"task": {"name": data["task"], "dials": data["dials"]}}
+        return data
 
     @property
     def title(self) -> str:
