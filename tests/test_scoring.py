@@ -169,7 +169,7 @@ answers = st.lists(st.sampled_from(_PIECES), max_size=8).map("".join)
 fractions = st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=10**6)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(answers)
 def test_canonical_form_is_a_fixed_point(answer: str) -> None:
     assert normalise(normalise(answer)) == normalise(answer)
