@@ -10,6 +10,8 @@ Left out: starting Ray and Serve (serve/run.py).
 
 # No `from __future__ import annotations` here: Serve reads the class of `build`'s argument from its annotation.
 
+from typing import Any
+
 from ray.serve import Application
 
 from cleave.config.serve import ServeArgs
@@ -19,5 +21,6 @@ from serve.ingress import Ingress, ingress_options
 
 def build(args: ServeArgs) -> Application:
     """Ingress → decomposer, solver and, if it has a model, verifier. Raises pydantic's ValidationError for unknown or bad arguments."""
-    application: Application = Ingress.options(**ingress_options(args)).bind(args, bind_roles(args))
+    ingress: Any = Ingress
+    application: Application = ingress.options(**ingress_options(args)).bind(args, bind_roles(args))
     return application

@@ -54,7 +54,7 @@ def of_traces(model: str, traces: Sequence[Trace], stop: Sequence[str]) -> ChatC
 
 def of_texts(role: Role, replies: Texts, seed: int, stop: Sequence[str]) -> ChatCompletion:
     """One choice per text of a single role."""
-    usage = {role: replies.usage}
+    usage: dict[str, Usage] = {role: replies.usage}
     return ChatCompletion(
         id=_new_id(),
         created=int(time.time()),

@@ -7,12 +7,12 @@ Left out: HTTP (serve/ingress.py) and reasoning.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ray import serve as ray_serve
 from ray.serve.config import BackpressureConfig
 
-from actors.host import DecomposerHost, RoleHost, SolverHost, VerifierHost, threads
+from actors.host import DecomposerHost, RoleHost, SolverHost, VerifierHost
 from cleave.config.roles import RoleConfig
 from cleave.config.serve import LimitsConfig, ServeArgs
 from cleave.errors import CleaveError
@@ -32,8 +32,8 @@ class RoleReplica:
 
     host: ClassVar[type[RoleHost]]
 
-    async def __init__(self, config: RoleConfig) -> None:
-        self._host = self.host(config)
+    async def __init__(self, config: RoleConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._host = cast(Any, self.host(config))
         ready = await self._host.ready()
         if isinstance(ready, CleaveError):
             raise ready
@@ -92,11 +92,8 @@ def role_options(config: RoleConfig, limits: LimitsConfig) -> dict[str, Any]:
     return {
         "num_replicas": resources.num_replicas,
         "max_ongoing_requests": resources.max_ongoing_requests,
-        "ray_actor_options": {
-            "num_cpus": resources.num_cpus,
-            "num_gpus": resources.num_gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads(config))}},
-        },
+        # Ray gives the replica OMP_NUM_THREADS = max(1, floor(num_cpus)), the host holds torch to the same.
+        "ray_actor_options": {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus},
         **common_options(limits),
     }
 

@@ -37,7 +37,7 @@ INFO_AGE_S = 5.0
 class ServeHandle(Generic[Q, A]):
     """A RoleHandle over a deployment of serve/deployments.py."""
 
-    def __init__(self, role: Role, handle: DeploymentHandle, retries: int = 3) -> None:
+    def __init__(self, role: Role, handle: DeploymentHandle[Any], retries: int = 3) -> None:
         """`retries`: repeats of a call whose replica died; -1 without limit."""
         self.role = role
         self._handle = handle

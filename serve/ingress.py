@@ -32,7 +32,7 @@ HEADROOM = 32
 class Ingress:
     """One HTTP replica."""
 
-    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle]) -> None:
+    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]]) -> None:
         self._args = args
         self._service = Service(serve_roles(args, handles), args.limits)
 
@@ -50,8 +50,8 @@ def ingress_options(args: ServeArgs) -> dict[str, Any]:
     }
 
 
-def serve_roles(args: ServeArgs, handles: Mapping[Role, DeploymentHandle]) -> Roles:
-    """The cast over Serve handles. Without a verifier of their own, solutions are scored here by the likelihood that the solver reported."""
+def serve_roles(args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]]) -> Roles:
+    """The cast over Serve handles. Without a verifier's model, solutions are scored here, by the likelihood that the solver reported."""
     roles = args.roles
     verifier: RoleHandle[Any, Any] = LocalHandle(build_verifier(roles.solver))
     if roles.verifier is not None:

@@ -86,7 +86,9 @@ def openai_routes(service: Service, catalogue: Catalogue) -> APIRouter:
     return router
 
 
-async def _ask_role(service: Service, role: Role, problem: Problem, body: ChatBody, max_tokens: int | None, stop: list[str]) -> ChatCompletion:
+async def _ask_role(
+    service: Service, role: Role, problem: Problem, body: ChatBody, max_tokens: int | None, stop: list[str]
+) -> ChatCompletion:
     for name in ROLE_REFUSES:
         if getattr(body, name) is not None:
             raise refused(f"{name} applies to composed pipelines, {role!r} is a single role; leave it out.", name, "unsupported_field")

@@ -34,7 +34,9 @@ def problem_of(question: str, context: str, limits: LimitsConfig) -> Problem:
     return Problem(f"http-{digest[:16]}", question, context, task="http")
 
 
-def reasoning_of(base: ReasoningConfig, options: Options, samples: int | None, limits: LimitsConfig, *, choices: int = 1) -> ReasoningConfig:
+def reasoning_of(
+    base: ReasoningConfig, options: Options, samples: int | None, limits: LimitsConfig, *, choices: int = 1
+) -> ReasoningConfig:
     """The model's way of reasoning with the request's options over it. Raises ApiError 400."""
     data = base.model_dump() | _given(options)
     if samples is not None:

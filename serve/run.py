@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -70,7 +71,9 @@ def connect(config: ServeConfig, started: ExitStack) -> None:
     try:
         ray.init(address=address, runtime_env=_tree(address), log_to_driver=False)
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"cannot reach a Ray cluster at {address}: {error}; start one with `ray start --head`, or drop address.") from error
+        raise ConfigError(
+            f"cannot reach a Ray cluster at {address}: {error}; start one with `ray start --head`, or drop address."
+        ) from error
     started.callback(ray.shutdown)
 
 
@@ -94,7 +97,7 @@ def check_resources(config: ServeConfig) -> None:
     preflight(config.roles)
     ingress = config.ingress.num_replicas * config.ingress.num_cpus
     needed = ingress + sum(bundle.count * bundle.cpus for bundle in bundles(config.roles))
-    there = ray.cluster_resources().get("CPU", 0.0)
+    there = sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     if needed > there:
         raise ConfigError(
             f"roles and ingress need {needed:g} CPU, the cluster has {there:g}; lower ingress.num_cpus or roles.*.resources.num_cpus."
@@ -137,7 +140,9 @@ def deploy(config: ServeConfig, started: ExitStack) -> None:
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     except RayServeException as error:
         reason = str(error).strip().splitlines()[-1].rpartition("RayServeException: ")[2]
-        raise ConfigError(f"Serve refuses the application: {reason.rstrip('.')}; set route_prefix or application to another one.") from error
+        raise ConfigError(
+            f"Serve refuses the application: {reason.rstrip('.')}; set route_prefix or application to another one."
+        ) from error
     start = said = time.monotonic()
     while True:
         overview = ray_serve.status().applications.get(config.application)
@@ -154,19 +159,20 @@ def deploy(config: ServeConfig, started: ExitStack) -> None:
         time.sleep(POLL_S)
 
 
-def reason_of(messages: dict[str, str], summary: str) -> CleaveError:
-    """Serve reports a failed constructor as text that ends with the exception: the typed error in it, else its last line."""
-    for name, message in messages.items():
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        for line in reversed(lines):
-            path, colon, sentence = line.partition(": ")
-            module, _, kind = path.rpartition(".")
-            cls = getattr(errors, kind, None)
-            if colon and module == errors.__name__ and isinstance(cls, type) and issubclass(cls, CleaveError):
-                return cls(f"{name} cannot start: {sentence}")
-        if lines:
-            return RoleUnavailable(f"{name} cannot start: {lines[-1]}; its log is under the Ray session's logs/serve.")
-    return RoleUnavailable(f"the application cannot start: {summary}; the log is under the Ray session's logs/serve.")
+def reason_of(messages: Mapping[str, str], summary: str) -> CleaveError:
+    """Why an application cannot start, from Serve's message per deployment: the typed error that one ends with, else a last line.
+
+    Serve reports a failed constructor as text that ends with the exception; deployments that merely wait have messages too.
+    """
+    last = {name: lines[-1] for name, message in messages.items() if (lines := [line for line in message.splitlines() if line.strip()])}
+    for name, line in last.items():
+        path, colon, sentence = line.strip().partition(": ")
+        module, _, kind = path.rpartition(".")
+        cls = getattr(errors, kind, None)
+        if colon and module == errors.__name__ and isinstance(cls, type) and issubclass(cls, CleaveError):
+            return cls(f"{name} cannot start: {sentence}")
+    said = "; ".join(f"{name}: {line.strip()}" for name, line in last.items()) or summary
+    return RoleUnavailable(f"the application cannot start ({said}); the logs are under the Ray session's logs/serve.")
 
 
 def announce(config: ServeConfig) -> None:
@@ -226,7 +232,7 @@ def _stop_serve_unless_used() -> None:
     from ray import serve as ray_serve
 
     if not ray_serve.status().applications:
-        ray_serve.shutdown()
+        ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _tree(address: str) -> dict[str, Any]:

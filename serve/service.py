@@ -41,9 +41,7 @@ class Service:
         self._roles = roles
         self._admission = Admission(limits.max_concurrent_requests)
 
-    async def reason(
-        self, problem: Problem, reasoning: ReasoningConfig, *, choices: int = 1, max_tokens: int | None = None
-    ) -> list[Trace]:
+    async def reason(self, problem: Problem, reasoning: ReasoningConfig, *, choices: int = 1, max_tokens: int | None = None) -> list[Trace]:
         """One trace per choice; choice i uses seed + i. Raises ApiError 429 or 504."""
         roles = self._roles if max_tokens is None else replace(self._roles, solver=Capped(self._roles.solver, max_tokens))
         ways = [reasoning.model_copy(update={"seed": reasoning.seed + i}) for i in range(choices)]
@@ -57,11 +55,12 @@ class Service:
             if role == "decomposer":
                 model = await self._roles.decomposer.info()
                 plans = await self._roles.decomposer(DecomposeRequest(problem, sampling, seed))
-                return Texts(plans.texts, ("stop",) * len(plans.texts), plans.usage, model)
+                finishes: tuple[Finish, ...] = tuple("stop" for _ in plans.texts)
+                return Texts(plans.texts, finishes, plans.usage, model)
             model = await self._roles.solver.info()
             reply = await self._roles.solver(SolveRequest(problem, sampling=sampling, seed=seed))
-            texts = tuple(solution.text for solution in reply.solutions)
-            return Texts(texts, tuple(solution.finish for solution in reply.solutions), reply.usage, model)
+            solutions = reply.solutions
+            return Texts(tuple(s.text for s in solutions), tuple(s.finish for s in solutions), reply.usage, model)
 
     async def ready(self) -> Sequence[str]:
         """The roles that do not answer now, each with its reason; empty: ready."""

@@ -195,12 +195,18 @@ def test_a_cluster_too_small_is_refused(url: str, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.ray
-def test_a_model_that_cannot_be_loaded_is_told_in_its_own_sentence(url: str, endpoint: Endpoint) -> None:
+def test_two_applications_need_two_prefixes(url: str, endpoint: Endpoint) -> None:
     with pytest.raises(ConfigError, match="Prefix / is being used"):
-        main(config_of(endpoint, application="bad"), blocking=False)
+        main(config_of(endpoint, application="other"), blocking=False)
+    assert httpx.get(f"{url}/models", timeout=60).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_model_that_cannot_be_loaded_is_told_in_its_own_sentence(url: str, endpoint: Endpoint) -> None:
     bad = config_of(endpoint, application="bad", route_prefix="/bad", ingress={"num_cpus": 0.1})
-    roles = bad.roles.model_copy(update={"solver": bad.roles.solver.model_copy(update={"prompts": "nowhere-v1"})})
-    with pytest.raises(ConfigError, match="Solver cannot start: no prompt set is named 'nowhere-v1'"):
+    roles = bad.roles.model_copy(update={"decomposer": bad.roles.decomposer.model_copy(update={"prompts": "nowhere-v1"})})
+    with pytest.raises(ConfigError, match="Decomposer cannot start: no prompt set is named 'nowhere-v1'"):
         main(bad.model_copy(update={"roles": roles}), blocking=False)
     assert httpx.post(f"{url}/solve", json={"question": QUESTION}, timeout=60).status_code == 200
 
