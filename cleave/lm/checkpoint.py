@@ -46,8 +46,7 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-        model: PreTrainedModel
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             trust_remote_code=False,
@@ -57,11 +56,12 @@ def load_checkpoint(
             device_map=device if device in _DISPATCHED else None,
             **options,
         )
+        model: PreTrainedModel = loaded[0]
         if device not in _DISPATCHED:
             model.to(device)  # type: ignore[arg-type]  # wrapped by transformers without its signature
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError, SafetensorError) as error:
         raise ConfigError(_reason(name, revision, error)) from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing := sorted(loaded[1]["missing_keys"]):
         raise ConfigError(f"{name} lacks {len(missing)} of the model's tensors, such as {missing[0]}; save the whole model again.")
     if adapter is not None:
         model = _with_adapter(model, adapter)
