@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,8 @@ def run_inline(config: DistillConfig, folder: RunFolder) -> bool:
             folder.write_text("manifest.json", json.dumps(describe(config, data), indent=2) + "\n")
         if not trainer.fit():
             return False
-        finish(config, folder, trainer)
+        deliver_result(config, folder, trainer.best_dir, summarise(config, trainer))
+    folder.remove(["trainer"])
     return True
 
 
@@ -130,25 +130,27 @@ def describe(config: DistillConfig, data: Any) -> dict[str, Any]:
     )
 
 
-def finish(config: DistillConfig, folder: RunFolder, trainer: Any) -> None:
-    """Evaluate once more, export the best weights, write result.json last."""
-    from pipelines.export import export
-
+def summarise(config: DistillConfig, trainer: Any) -> dict[str, Any]:
+    """Evaluate once more; make sure that the best weights are on disk; say how it went."""
     trainer.evaluate()
     if trainer.measure is None:
         trainer.save_model(str(trainer.best_dir))
-    result = {
+    return {
         "name": config.name,
         "role": config.role,
-        "checkpoint": config.output_dir or os.path.join(config.storage_path, config.name, "checkpoint"),
         "steps": trainer.args.max_steps,
         "tokens": trainer.stream.tokens,
-        "best_step": trainer.best_step,
-        f"best_{trainer.best_metric}": trainer.best_value,
+        "best_step": trainer.best_step if trainer.measure is not None else trainer.args.max_steps,
+        **({f"best_{trainer.best_metric}": trainer.best_value} if trainer.measure is not None else {}),
     }
-    export(config, trainer.best_dir, Path(result["checkpoint"]), result)
-    folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
-    shutil.rmtree(folder.path("trainer"), ignore_errors=True)
+
+
+def deliver_result(config: DistillConfig, folder: RunFolder, best: Path, result: dict[str, Any]) -> None:
+    """Export the best weights, then write result.json, which marks the run as finished."""
+    from pipelines.export import export
+
+    target = export(config, folder, best, result)
+    folder.write_text("result.json", json.dumps({**result, "checkpoint": target}, indent=2) + "\n")
 
 
 def show(result: dict[str, Any], *, as_json: bool) -> int:

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pyarrow.fs import copy_files
 
 from cleave.config.distill import DistillConfig
 from cleave.config.model import ModelConfig
 from cleave.errors import StorageError
 from cleave.model_card import model_card
+from cleave.runs import RunFolder
 from pipelines.start import load_weights
 
 PROFILE = "default-v1"
 
 
-def export(config: DistillConfig, best: Path, target: Path, result: Mapping[str, Any]) -> None:
-    """Write the weights in `best` (a checkpoint, or a PEFT adapter of the run's start) to `target`."""
+def export(config: DistillConfig, folder: RunFolder, best: Path, result: Mapping[str, Any]) -> str:
+    """Write the weights in `best` (a checkpoint, or a PEFT adapter of the run's start) to the config's output_dir; return its location.
+
+    Raises StorageError where it cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as parent:
+        draft = Path(parent) / "checkpoint"
+        write(config, best, draft, result)
+        if config.output_dir is None:
+            return _into_run(folder, draft)
+        return _into_place(Path(config.output_dir), draft)
+
+
+def write(config: DistillConfig, best: Path, target: Path, result: Mapping[str, Any]) -> None:
+    """Weights, tokenizer, generation config, cleave.json and model card, in a new folder."""
     from transformers import GenerationConfig
 
     if config.lora is not None:
@@ -30,19 +47,37 @@ def export(config: DistillConfig, best: Path, target: Path, result: Mapping[str,
     model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    draft = target.with_name(f"{target.name}.draft")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    (target / "cleave.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
+    (target / "README.md").write_text(model_card(config, result, parameters), encoding="utf-8")
+
+
+def _into_run(folder: RunFolder, draft: Path) -> str:
+    """Copy into the run folder, wherever it is."""
+    folder.remove(["checkpoint"])
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        (draft / "cleave.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
-        (draft / "README.md").write_text(model_card(config, result, parameters), encoding="utf-8")
+        folder.filesystem.create_dir(folder.path("checkpoint"), recursive=True)
+        copy_files(str(draft), folder.path("checkpoint"), destination_filesystem=folder.filesystem)
+    except OSError as error:
+        raise StorageError(f"cannot write the checkpoint to {folder.location}: {error}; free space and run again.") from error
+    return f"{folder.location}/checkpoint"
+
+
+def _into_place(target: Path, draft: Path) -> str:
+    """Put a whole checkpoint where none or an older one was."""
+    beside = target.with_name(f"{target.name}.draft")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(draft, beside)
         if target.exists():
             shutil.rmtree(target)
-        draft.replace(target)
+        beside.replace(target)
     except OSError as error:
         raise StorageError(f"cannot write the checkpoint to {target}: {error}; free space and run again.") from error
+    return str(target)
 
 
 def describe(config: DistillConfig) -> dict[str, str]:

@@ -39,15 +39,20 @@ class GoldSource:
 
     def chunk(self, index: int) -> list[Example]:
         """512 problems of an endless task, or one epoch of a finite one; problems without what the format needs are left out."""
-        rng = random.Random(f"{self._seed}/{self._task.name}/{self._split}/{index}")
-        pairs = [pair for problem in self._problems(index, rng) if (pair := self._pair(problem, rng)) is not None]
-        return self._encoder(pairs)
+        return self._encoder(list(self._pairs(index)))
 
     def examples(self, count: int) -> list[Example]:
-        """The first `count` examples, fewer where the split ends."""
-        if self._stored is not None:
-            return self.chunk(0)[:count]
-        return list(islice((example for index in range(1 + 8 * count // CHUNK) for example in self.chunk(index)), count))
+        """The first `count` examples, fewer where the split ends; what chunks 0, 1, … begin with, without computing them whole."""
+        found: list[Example] = []
+        for index in range(1 if self._stored is not None else 1 + 8 * count // CHUNK):
+            pairs = self._pairs(index)
+            while len(found) < count and (some := list(islice(pairs, count - len(found)))):
+                found.extend(self._encoder(some))
+        return found
+
+    def _pairs(self, index: int) -> Iterator[Pair]:
+        rng = random.Random(f"{self._seed}/{self._task.name}/{self._split}/{index}")
+        return (pair for problem in self._problems(index, rng) if (pair := self._pair(problem, rng)) is not None)
 
     def _problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
         if self._stored is None:

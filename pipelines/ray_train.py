@@ -1,0 +1,179 @@
+"""`cleave distill` on Ray Train: 1..n workers, each with the trainer of assembly.py, restarted from the last checkpoint when one dies.
+
+Workers keep their files in a temporary folder of their node; what has to survive (weights, optimiser, sampler, the best weights so far,
+metrics.jsonl) travels in the checkpoints that they report, which Ray keeps under the run folder. The driver exports the result.
+Run again with the same config: Ray finds the run by its name and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+from ray.train.huggingface.transformers import prepare_trainer
+from ray.train.torch import TorchTrainer
+from transformers import TrainerCallback
+
+from actors.connection import connected
+from cleave.config.distill import DistillConfig
+from cleave.console import say
+from cleave.errors import CleaveError, ConfigError, RoleUnavailable
+from cleave.runs import RunFolder
+
+if TYPE_CHECKING:
+    from cleave.training import RoleTrainer
+
+TRAVELS = ("best", "metrics.jsonl")
+"""What a worker's folder holds besides checkpoints that must outlive the worker."""
+SUMMARY = "summary.json"
+
+
+def fit(config: DistillConfig, folder: RunFolder) -> bool:
+    """Train to the end and export. Raises ConfigError where the cluster is too small, RoleUnavailable when workers die too often."""
+    with connected():
+        check_fits(config)
+        try:
+            result = trainer(config, folder).fit()
+        except ray.train.TrainingFailedError as error:
+            raise _own_error(error) or RoleUnavailable(
+                f"training failed on its workers: {_first_line(error)}; run the same command again to go on from the last checkpoint."
+            ) from error
+    checkpoint = result.get_best_checkpoint("step", "max") or result.checkpoint
+    if checkpoint is None:
+        raise RoleUnavailable(f"{folder.location} has no checkpoint; run the same command again.")
+    with checkpoint.as_directory() as files:
+        deliver(config, folder, Path(files))
+    return True
+
+
+def trainer(config: DistillConfig, folder: RunFolder) -> TorchTrainer:
+    """The Ray trainer of one run; its files are under the run folder's `ray/`."""
+    resources = dict(config.resources_per_worker)
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config.model_dump(mode="json")},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers, resources_per_worker=resources, use_gpu=resources.get("GPU", 0) > 0
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=folder.root,
+            storage_filesystem=folder.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+def work(options: Mapping[str, Any]) -> None:
+    """What each worker runs: restore, train, report. All ranks draw the same examples and take their own share."""
+    from cleave.callbacks import MetricsFile, ProgressLines
+    from pipelines.assembly import build_trainer
+
+    config = DistillConfig.model_validate(options["config"])
+    context = ray.train.get_context()
+    here = Path(tempfile.mkdtemp(prefix="cleave-distill-"))
+    try:
+        restore(here)
+        callbacks = [MetricsFile(here / "metrics.jsonl"), ProgressLines(), Report(here)]
+        built, data = build_trainer(config, here, rank=context.get_world_rank(), world_size=context.get_world_size(), callbacks=callbacks)
+        prepared = prepare_trainer(built)
+        prepared.fit()
+        conclude(config, here, prepared, data)
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+
+
+class Report(TrainerCallback):
+    """Reports each saved checkpoint to Ray, from every rank because reporting is a barrier."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        saved = self._folder / f"checkpoint-{state.global_step}"
+        measured = {name: value for row in state.log_history for name, value in row.items() if isinstance(value, int | float)}
+        report(self._folder, measured | {"step": state.global_step}, saved)
+
+
+def report(folder: Path, metrics: Mapping[str, Any], saved: Path | None, summary: Mapping[str, Any] | None = None) -> None:
+    """Send this rank's files: its checkpoint folder, and from rank 0 what travels."""
+    with tempfile.TemporaryDirectory() as draft:
+        if saved is not None and saved.is_dir():
+            shutil.copytree(saved, Path(draft) / saved.name)
+        if ray.train.get_context().get_world_rank() == 0:
+            for name in TRAVELS:
+                _copy(folder / name, Path(draft) / name)
+            if summary is not None:
+                (Path(draft) / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(draft))
+
+
+def restore(folder: Path) -> None:
+    """Bring the last reported checkpoint into this worker's folder."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as files:
+            shutil.copytree(files, folder, dirs_exist_ok=True)
+
+
+def conclude(config: DistillConfig, folder: Path, built: RoleTrainer, data: Any) -> None:
+    """The last evaluation, and a last report with everything that the driver needs."""
+    from cleave.training import newest_checkpoint
+    from pipelines.distill import describe, summarise
+
+    summary = {"result": summarise(config, built), "manifest": describe(config, data)}
+    report(folder, {"step": built.args.max_steps + 1}, newest_checkpoint(folder), summary)
+
+
+def deliver(config: DistillConfig, folder: RunFolder, files: Path) -> None:
+    """Driver side: export the checkpoint, then write manifest, metrics and last result.json."""
+    from pipelines.distill import deliver_result
+
+    found = json.loads((files / SUMMARY).read_text(encoding="utf-8"))
+    folder.write_text("manifest.json", json.dumps(found["manifest"], indent=2) + "\n")
+    folder.write_text("metrics.jsonl", (files / "metrics.jsonl").read_text(encoding="utf-8"))
+    deliver_result(config, folder, files / "best", found["result"])
+    folder.remove(["ray"])
+
+
+def check_fits(config: DistillConfig) -> None:
+    """Raise ConfigError unless the cluster has room for all workers at once."""
+    have: dict[str, float] = ray.cluster_resources()
+    for name, each in config.resources_per_worker.items():
+        if each * config.num_workers > have.get(name, 0.0) + 1e-6:
+            most = int(have.get(name, 0.0) / each)
+            raise ConfigError(
+                f"{config.num_workers} workers need {each * config.num_workers:g} {name}, the cluster has {have.get(name, 0.0):g}; "
+                f"set num_workers={max(most, 1)} or resources_per_worker.{name}={have.get(name, 0.0) / config.num_workers:g}, or add nodes."
+            )
+    say(f"Ray Train: {config.num_workers} workers with {config.resources_per_worker} each.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.is_file():
+        with suppress(FileNotFoundError):
+            shutil.copy2(source, target)
+
+
+def _own_error(error: Any) -> CleaveError | None:
+    """The user's mistake behind a failed worker, if that is what it was."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "cause", None) or failure
+        if isinstance(cause, CleaveError):
+            return cause
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")[:300]
