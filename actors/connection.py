@@ -40,7 +40,9 @@ def connected(dashboard: bool = False) -> Iterator[None]:
             ray.init(address=address, runtime_env=tree, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise RoleUnavailable(f"cannot connect to Ray at {address} ({reason}); start that cluster, unset RAY_ADDRESS, or set backend=inline.") from error
+        raise RoleUnavailable(
+            f"cannot connect to Ray at {address} ({reason}); start that cluster, unset RAY_ADDRESS, or set backend=inline."
+        ) from error
     try:
         yield
     finally:

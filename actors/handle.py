@@ -81,7 +81,7 @@ def batch_key(request: object) -> Hashable:
         return request.sampling
     if isinstance(request, SolveRequest):
         return request.mode, request.sampling
-    return type(request)
+    return type(request).__name__
 
 
 def sequences(request: object) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,8 +30,8 @@ from cleave.roles import Role
 from cleave.types import ModelInfo
 
 CONTROL = "control"
-LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
-BATCH_BOUNDARIES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+LATENCY_BOUNDARIES_S: list[float] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
+BATCH_BOUNDARIES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,11 @@ class RoleHost:
     """Hosts one role. A subclass names the role and how to build it."""
 
     role_name: ClassVar[Role]
-    build: ClassVar[Callable[[RoleConfig], BatchedRole[Any, Any]]]
+
+    @staticmethod
+    def build(config: RoleConfig) -> BatchedRole[Any, Any]:
+        """The role's object. Raises ConfigError."""
+        raise NotImplementedError
 
     def __init__(self, config: RoleConfig) -> None:
         self._started = time.monotonic()
@@ -98,12 +101,18 @@ class RoleHost:
 
 class DecomposerHost(RoleHost):
     role_name = "decomposer"
-    build = staticmethod(build_decomposer)
+
+    @staticmethod
+    def build(config: RoleConfig) -> BatchedRole[Any, Any]:
+        return build_decomposer(config)
 
 
 class SolverHost(RoleHost):
     role_name = "solver"
-    build = staticmethod(build_solver)
+
+    @staticmethod
+    def build(config: RoleConfig) -> BatchedRole[Any, Any]:
+        return build_solver(config)
 
 
 class VerifierHost(RoleHost):
@@ -114,7 +123,7 @@ class VerifierHost(RoleHost):
         return build_verifier(config, reuse=False)
 
 
-_actor = ray.remote(concurrency_groups={CONTROL: 8})
+_actor: Any = ray.remote(concurrency_groups={CONTROL: 8})  # type: ignore[call-overload]
 DecomposerActor: Any = _actor(DecomposerHost)
 SolverActor: Any = _actor(SolverHost)
 VerifierActor: Any = _actor(VerifierHost)
@@ -157,7 +166,7 @@ def threads(config: RoleConfig) -> int:
 
 
 def limit_threads(config: RoleConfig) -> None:
-    """Hold torch to the role's threads. Ray has set OMP_NUM_THREADS from num_cpus unless the user's environment did; this holds either way."""
+    """Hold torch to the role's threads. Ray has set OMP_NUM_THREADS from num_cpus, unless the user's environment did."""
     if config.model.backend in ("hf", "reference"):
         import torch
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cleave.config.roles import RoleConfig, RolesConfig
 from cleave.errors import ConfigError
@@ -49,7 +50,8 @@ def preflight(config: RolesConfig) -> None:
     """Raise ConfigError if the cluster that Ray is connected to cannot hold all actors at the same time."""
     import ray
 
-    check(bundles(config), [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    check(bundles(config), [node["Resources"] for node in nodes if node["Alive"]])
 
 
 def check(wanted: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> None:

@@ -156,7 +156,9 @@ def _ready(role: Role, actors: Sequence[Any]) -> ModelInfo:
             waited += SAY_EVERY_S
             say(f"waiting for {len(waiting)} {role} actor(s) to be placed and to load; free now: {_free()}")
         if waited >= START_TIMEOUT_S:
-            raise RoleUnavailable(f"{len(waiting)} {role} actor(s) were not ready after {waited:.0f} s; see `ray status` for what holds the CPUs.")
+            raise RoleUnavailable(
+                f"{len(waiting)} {role} actors were not ready after {waited:.0f} s; `ray status` shows what holds the CPUs."
+            )
     return infos[0]
 
 
@@ -173,5 +175,5 @@ def _info(role: Role, reference: Any) -> ModelInfo:
 
 
 def _free() -> str:
-    available = ray.available_resources()
+    available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     return f"{available.get('CPU', 0.0):g} CPU, {available.get('GPU', 0.0):g} GPU"

@@ -67,6 +67,11 @@ class Cost:
             self.usage[role] = self.usage.get(role, Usage()) + usage
 
     @property
+    def asked(self) -> dict[str, Usage]:
+        """Usage of the roles whose model was asked at all."""
+        return {role: usage for role, usage in self.usage.items() if usage.calls}
+
+    @property
     def total(self) -> Usage:
         return sum(self.usage.values(), Usage())
 
@@ -153,7 +158,7 @@ class Evaluation:
                 tally = self.tally(variant, by, key)
                 yield {"kind": "accuracy", "variant": variant, "by": by, "key": key, **self._accuracy(tally)}
         for variant, cost in self.costs.items():
-            for role, usage in cost.usage.items():
+            for role, usage in cost.asked.items():
                 yield {"kind": "usage", "variant": variant, "role": role, "problems": cost.problems, **asdict(usage)}
         for (variant, kind, role), failures in sorted(self.failures.items()):
             yield {"kind": "failure", "variant": variant, "type": kind, "role": role, **asdict(failures)}

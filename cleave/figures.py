@@ -1,18 +1,21 @@
 """Figures of an evaluation as SVG text, to be put into a page as they are. Names in them are drawn, never interpreted.
 
-    svg = accuracy_by_task(evaluation)
+svg = accuracy_by_task(evaluation)
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cleave.evaluation import OVERALL, By, Evaluation
+from cleave.intervals import Interval
 from cleave.roles import ROLES
 
 # Okabe and Ito's colours: they stay apart for colour-blind readers.
@@ -43,7 +46,7 @@ def accuracy_by_task(evaluation: Evaluation) -> str:
     shown: list[tuple[str, By, str]] = [(task, "task", task) for task in tasks]
     if len(tasks) > 1:
         shown.append(("all", "overall", OVERALL))
-    with rc_context(STYLE | {"svg.hashsalt": "task"}):
+    with _style("task"):
         figure, axes = _axes("solved, %")
         variants = evaluation.variants
         width = 0.8 / len(variants)
@@ -61,7 +64,7 @@ def accuracy_by_depth(evaluation: Evaluation) -> str:
     depths = evaluation.keys("depth")
     if not depths:
         return ""
-    with rc_context(STYLE | {"svg.hashsalt": "depth"}):
+    with _style("depth"):
         figure, axes = _axes("solved, %")
         for i, variant in enumerate(evaluation.variants):
             _line(axes, evaluation, variant, depths, COLOURS[i % len(COLOURS)], shift=0.04 * (i - (len(evaluation.variants) - 1) / 2))
@@ -72,9 +75,9 @@ def accuracy_by_depth(evaluation: Evaluation) -> str:
 
 
 def tokens_by_role(evaluation: Evaluation) -> str:
-    """Mean tokens per problem, read (light) and written (full colour), stacked by role, one bar per variant."""
-    with rc_context(STYLE | {"svg.hashsalt": "tokens", "axes.grid.axis": "x"}):
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.55 * len(evaluation.variants)), layout="constrained")
+    """Mean tokens per problem, read (light) and written (full colour), stacked by role, one wide bar per variant."""
+    with _style("tokens", {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(2 * WIDTH + 0.6, 0.9 + 0.42 * len(evaluation.variants)), layout="constrained")
         axes = figure.add_subplot()
         places = list(range(len(evaluation.variants)))
         left = [0.0] * len(places)
@@ -91,8 +94,14 @@ def tokens_by_role(evaluation: Evaluation) -> str:
         axes.set_xlabel("tokens per problem")
         _frame(axes)
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+            figure.legend(loc="outside upper left", ncols=6, fontsize=9)
         return _svg(figure)
+
+
+def _style(name: str, changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Our style; `name` keeps the ids of several figures in one page apart."""
+    settings: Any = {**STYLE, **(changes or {}), "svg.hashsalt": name}
+    return rc_context(settings)
 
 
 def _tokens(evaluation: Evaluation, variant: str, role: str, kind: str) -> float:
@@ -112,25 +121,27 @@ def _axes(label: str) -> tuple[Figure, Axes]:
 def _bars(
     axes: Axes, offsets: Sequence[float], evaluation: Evaluation, variant: str, groups: Sequence[tuple[By, str]], width: float, colour: str
 ) -> None:
-    found = [evaluation.tally(variant, by, key) for by, key in groups]
-    intervals = [tally.accuracy(evaluation.confidence) for tally in found]
-    heights = [100 * interval.value if tally.n else 0.0 for tally, interval in zip(found, intervals, strict=True)]
-    below = [max(0.0, height - 100 * interval.low) if tally.n else 0.0 for tally, interval, height in zip(found, intervals, heights, strict=True)]
-    above = [max(0.0, 100 * interval.high - height) if tally.n else 0.0 for tally, interval, height in zip(found, intervals, heights, strict=True)]
+    tallies = [evaluation.tally(variant, by, key) for by, key in groups]
+    heights, bounds = _percentages([tally.accuracy(evaluation.confidence) if tally.n else Interval(0, 0, 0) for tally in tallies])
     axes.bar(offsets, heights, width * 0.9, color=colour, label=variant)
-    axes.errorbar(offsets, heights, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    axes.errorbar(offsets, heights, yerr=bounds, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
 
 
 def _line(axes: Axes, evaluation: Evaluation, variant: str, depths: Sequence[str], colour: str, shift: float) -> None:
     points = [(int(depth), evaluation.tally(variant, "depth", depth)) for depth in depths]
     known = [(depth, tally.accuracy(evaluation.confidence)) for depth, tally in points if tally.n]
     places = [depth + shift for depth, _ in known]
-    values = [100 * interval.value for _, interval in known]
-    bounds = [
-        [max(0.0, 100 * (interval.value - interval.low)) for _, interval in known],
-        [max(0.0, 100 * (interval.high - interval.value)) for _, interval in known],
-    ]
-    axes.errorbar(places, values, yerr=bounds, color=colour, label=variant, marker="o", markersize=5, linewidth=1.8, elinewidth=1, capsize=2.5)
+    values, bounds = _percentages([interval for _, interval in known])
+    style: Any = {"marker": "o", "markersize": 5, "linewidth": 1.8, "elinewidth": 1, "capsize": 2.5}
+    axes.errorbar(places, values, yerr=bounds, color=colour, label=variant, **style)
+
+
+def _percentages(intervals: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
+    """Values, and how far the bounds are below and above them."""
+    values = [100 * interval.value for interval in intervals]
+    below = [max(0.0, 100 * (interval.value - interval.low)) for interval in intervals]
+    above = [max(0.0, 100 * (interval.high - interval.value)) for interval in intervals]
+    return values, [below, above]
 
 
 def _finish(axes: Axes, legend: bool) -> None:

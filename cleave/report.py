@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -65,29 +65,30 @@ def read_config(folder: RunFolder) -> EvaluateConfig:
 
 
 class Samples:
-    """A few traces of every variant, half of them solved, chosen by a hash: the same ones in whatever order traces come."""
+    """A few traces of every variant, half of them unsolved if there are, chosen by a hash: the same ones in whatever order traces come."""
 
-    def __init__(self, variants: Iterable[str], size: int = SAMPLES) -> None:
-        self._heaps: dict[tuple[str, bool], list[tuple[int, int, ScoredTrace]]] = {}
-        for variant in variants:
-            self._heaps[variant, False], self._heaps[variant, True] = [], []
-        self._each = max(1, size // max(1, len(self._heaps)))
+    def __init__(self, variants: Sequence[str], size: int = SAMPLES) -> None:
+        self._each = max(2, size // max(1, len(variants)))
+        self._heaps: dict[str, dict[bool, list[tuple[int, int, ScoredTrace]]]] = {variant: {False: [], True: []} for variant in variants}
         self._serial = 0
 
     def add(self, row: ScoredTrace) -> None:
-        heap = self._heaps[row.variant, row.outcome == "right"]
+        heap = self._heaps[row.variant][row.outcome == "right"]
         self._serial += 1
         # Problems are drawn by their own hash, so that variants tend to show the same ones.
-        rank = int.from_bytes(sha256(f"{row.task}/{row.index}".encode()).digest()[:8])
-        entry = (-rank, self._serial, row)
-        if len(heap) < self._each:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heappushpop(heap, entry)
+        rank = int.from_bytes(sha256(f"{row.task}/{row.index}".encode("utf-8", "replace")).digest()[:8])
+        heapq.heappush(heap, (-rank, self._serial, row))
+        if len(heap) > self._each:
+            heapq.heappop(heap)
 
     def rows(self) -> list[ScoredTrace]:
         """The chosen traces, by variant, unsolved ones first."""
-        return [row for heap in self._heaps.values() for _, _, row in sorted(heap, key=lambda entry: -entry[0])]
+        chosen: list[ScoredTrace] = []
+        for heaps in self._heaps.values():
+            unsolved, solved = ([row for _, _, row in sorted(heap, reverse=True)] for heap in (heaps[False], heaps[True]))
+            half = max(self._each // 2, self._each - len(solved))
+            chosen += unsolved[:half] + solved[: self._each - len(unsolved[:half])]
+        return chosen
 
 
 def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, samples: list[SampleTree]) -> str:
@@ -96,7 +97,8 @@ def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, sa
 
     from cleave import figures
 
-    environment = Environment(loader=PackageLoader("cleave", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    options: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("cleave", "."), **options)
     environment.filters |= {"percent": percent, "count": count}
     manifest = json.loads(folder.read_text(MANIFEST)) if folder.exists(MANIFEST) else {}
     return environment.get_template(TEMPLATE).render(

@@ -140,7 +140,7 @@ def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def _fsspec(location: str) -> tuple[fs.FileSystem, str]:
-    import fsspec
+    import fsspec  # type: ignore[import-untyped, unused-ignore]
 
     try:
         filesystem, path = fsspec.core.url_to_fs(location)

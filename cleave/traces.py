@@ -7,6 +7,7 @@ rows mean together (evaluation.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cleave.errors import StorageError
 from cleave.runs import RunFolder
-from cleave.types import Trace, from_json, to_json
+from cleave.types import Trace, from_json, to_dict, to_json
 
 TRACES = "traces.parquet"
 SHARDS = "shards"
@@ -76,13 +77,16 @@ class ScoredTrace:
 
     @property
     def outcome(self) -> Outcome:
-        """right, wrong; failed: no answer because of an error; unjudged: the verifier failed; unlabelled: nothing to compare with."""
-        error = self.trace.error
+        """right or wrong where there is an answer, whatever else went wrong.
+
+        failed: an error and no answer; unjudged: the verifier's error and no answer; unlabelled: no gold answer to compare with.
+        """
+        error = self.trace.error if self.trace.answer is None else None
         if error is not None and error.role == "verifier":
             return "unjudged"
         if self.correct is None:
             return "unlabelled"
-        if error is not None and self.trace.answer is None:
+        if error is not None:
             return "failed"
         return "right" if self.correct else "wrong"
 
@@ -167,7 +171,7 @@ def _batches(folder: RunFolder, names: Iterable[str], columns: Sequence[str] | N
                 yield from file.iter_batches(batch_size=BATCH_ROWS, columns=None if columns is None else list(columns))
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise StorageError(f"cannot read {name} in {folder.location} ({reason}); delete that file and run the same command again.") from error
+            raise StorageError(f"cannot read {name} in {folder.location} ({reason}); delete it and run the same command again.") from error
 
 
 def _check_version(file: pq.ParquetFile, name: str, folder: RunFolder) -> None:
@@ -177,7 +181,22 @@ def _check_version(file: pq.ParquetFile, name: str, folder: RunFolder) -> None:
 
 
 def _table(rows: Sequence[ScoredTrace]) -> pa.Table:
-    return pa.Table.from_pylist([_row(row) for row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([{key: _encodable(value) for key, value in _row(row).items()} for row in rows], schema=SCHEMA)
+
+
+def _encodable(value: Any) -> Any:
+    """Parquet text is UTF-8; a lone surrogate, which a JSON reply can smuggle in, becomes a question mark."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) and not value.isascii() else value
+
+
+def _json(trace: Trace) -> str:
+    """The trace in UTF-8, or, where it holds lone surrogates, in ASCII escapes that keep them."""
+    text = to_json(trace)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(to_dict(trace))
+    return text
 
 
 def _row(row: ScoredTrace) -> dict[str, Any]:
@@ -208,5 +227,5 @@ def _row(row: ScoredTrace) -> dict[str, Any]:
         "flops": usage.flops,
         "price": usage.price,
         "wall_seconds": trace.timings.get("total"),
-        "trace": to_json(trace),
+        "trace": _json(trace),
     }

@@ -59,7 +59,7 @@ def ask_all(config: EvaluateConfig, workload: Workload, run: EvaluationFolder, r
     finished = Finished.read(run.folder)
     if len(finished):
         say(f"going on with {run.folder.location}: {len(finished)} of {workload.total or 'its'} traces are there already.")
-    sink = TraceSink(run.folder, config)
+    sink = TraceSink(run.folder, config, len(finished))
     session = Session(config, workload, finished, run, sink)
     start = time.monotonic()
     try:
@@ -68,7 +68,9 @@ def ask_all(config: EvaluateConfig, workload: Workload, run: EvaluationFolder, r
         run.finish(time.monotonic() - start, workload.hashes())
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         _keep(run, sink, start)
-        say(f"stopped after {len(finished) + sink.kept} of {workload.total or 'its'} traces; run the same command again to go on from here.")
+        say(
+            f"stopped after {sink.before + sink.kept} of {workload.total or 'its'} traces; run the same command again to go on from here."
+        )
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     except BaseException:
         _keep(run, sink, start)

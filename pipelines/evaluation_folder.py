@@ -97,7 +97,9 @@ def _read_state(folder: RunFolder) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads(folder.read_text(MANIFEST))
     except ValueError as error:
-        raise StorageError(f"{MANIFEST} in {folder.location} is damaged; delete it to go on, or set overwrite=true to start anew.") from error
+        raise StorageError(
+            f"{MANIFEST} in {folder.location} is damaged; delete it to go on, or set overwrite=true to start anew."
+        ) from error
     return state
 
 

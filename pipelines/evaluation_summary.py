@@ -23,7 +23,8 @@ def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool) -> 
     """Count the finished traces, write metrics and report, and show the figures."""
     evaluation = write_results(run.folder, report=config.report)
     if as_json:
-        print(json.dumps({"run": run.folder.location, "traces": evaluation.problems, "figures": list(evaluation.rows())}, ensure_ascii=False))
+        figures = list(evaluation.rows())
+        print(json.dumps({"run": run.folder.location, "traces": evaluation.problems, "figures": figures}, ensure_ascii=False))
     else:
         print_summary(evaluation)
     say(f"results are in {run.folder.location}/{REPORT if config.report else METRICS}")
@@ -66,7 +67,7 @@ def difference_rows(evaluation: Evaluation) -> Iterator[list[str]]:
 def cost_rows(evaluation: Evaluation) -> Iterator[list[str]]:
     """A row per variant and role."""
     for variant, cost in evaluation.costs.items():
-        for role, usage in cost.usage.items():
+        for role, usage in cost.asked.items():
             many = max(1, cost.problems)
             yield [
                 variant,

@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import pytest
-
 from actors.batcher import MicroBatcher
 from cleave.errors import GenerationError, ParseError
 

@@ -62,7 +62,7 @@ class EvaluateConfig(Config):
     reasoning: ReasoningConfig = ReasoningConfig()
     """How problems are reasoned about."""
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Several ways side by side on the same problems and models: name → fields of `reasoning` that differ. Empty: one, as `reasoning` says."""
+    """Ways to compare on the same problems: name → fields of `reasoning` that differ. Empty: one, as `reasoning` says."""
     backend: Literal["actors", "inline"] = "actors"
     """actors: each role in Ray actors; inline: all roles in this process (no Ray)."""
     max_in_flight: int = Field(128, ge=1, le=100_000)
