@@ -12,7 +12,6 @@ from cleave.config.model import ModelConfig
 from cleave.errors import ConfigError, DataError, FingerprintError
 from cleave.lm import reference
 from cleave.lm.build import build
-from cleave.lm.card import CheckpointCard, read_card, trained_prompts, write_card
 from cleave.lm.recorded import Recorder
 from cleave.lm.reference import resolve, shipped, write_index_entry
 from cleave.lm.thinking import ThinkingFilter, strip_thinking
@@ -116,20 +115,6 @@ def test_a_broken_index_is_a_data_error(shipped_root: Path) -> None:
     (shipped_root / "index.json").write_text("[1]")
     with pytest.raises(DataError, match=r"index\.json"):
         resolve("tiny", shipped_root)
-
-
-def test_card_round_trip(tmp_path: Path) -> None:
-    assert read_card(tmp_path) is None
-    assert read_card(tmp_path / "nowhere") is None
-    card = CheckpointCard(prompts="reference-v1", role="solver", profile="default-v1")
-    write_card(tmp_path, card)
-    assert read_card(tmp_path) == card
-    assert trained_prompts(config(f"hf:{tmp_path}")) == "reference-v1"
-    assert trained_prompts(config("hf:org/name")) is None
-    assert trained_prompts(config("openai:m@http://h/v1")) is None
-    (tmp_path / "cleave.json").write_text("{")
-    with pytest.raises(DataError, match=r"cleave.json"):
-        read_card(tmp_path)
 
 
 @pytest.mark.parametrize(

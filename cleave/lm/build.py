@@ -44,7 +44,6 @@ def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageMode
     return HuggingFaceModel(
         checkpoint,
         name=config.short,
-        revision=revision or "",
         max_batch_size=config.max_batch_size,
         prompt_price=config.price.prompt,
         completion_price=config.price.completion,

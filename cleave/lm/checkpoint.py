@@ -20,12 +20,16 @@ _DISPATCHED = ("auto", "balanced", "balanced_low_0", "sequential")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model in evaluation mode with its tokenizer. `eos_ids` end a reply; `max_len` bounds prompt plus reply."""
+    """A loaded model in evaluation mode with its tokenizer. `eos_ids` end a reply; `max_len` bounds prompt plus reply.
+
+    `revision` is the Hub's commit, empty for a folder.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos_ids: frozenset[int]
     max_len: int
+    revision: str = ""
 
 
 def load_checkpoint(
@@ -66,7 +70,8 @@ def load_checkpoint(
     if adapter is not None:
         model = _with_adapter(model, adapter)
     model.train(False)
-    return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len))
+    commit = getattr(config, "_commit_hash", None) or ""
+    return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), commit)
 
 
 def _refuse_bad_folder(name: str) -> None:

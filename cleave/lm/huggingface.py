@@ -40,7 +40,6 @@ class HuggingFaceModel:
         checkpoint: Checkpoint,
         *,
         name: str,
-        revision: str = "",
         max_batch_size: int = 64,
         prompt_price: float = 0.0,
         completion_price: float = 0.0,
@@ -50,7 +49,7 @@ class HuggingFaceModel:
         self.tokenizer = checkpoint.tokenizer
         self.max_len = checkpoint.max_len
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.info = ModelInfo(name, revision, str(model.dtype).removeprefix("torch."), parameters)
+        self.info = ModelInfo(name, checkpoint.revision, str(model.dtype).removeprefix("torch."), parameters)
         chat: set[Capability] = {"chat"} if self.tokenizer.chat_template else set()
         self.capabilities = frozenset({"text", "seed", "logprobs", "top_logprobs", "score", "stream", *chat})
         self._sampler = Sampler(
