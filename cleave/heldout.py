@@ -6,7 +6,8 @@ Both work on the examples' token ids. Final answers, intervals and whole pipelin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,7 +44,8 @@ class HeldOut:
 
     @torch.inference_mode()
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        return self._loss(model) | self._exact_match(model)
+        with _uncompiled(model):
+            return self._loss(model) | self._exact_match(model)
 
     def _loss(self, model: PreTrainedModel) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -68,6 +70,12 @@ class HeldOut:
         model.config.use_cache = use_cache
         hits = [tuple(row.tokens) == target for [row], (_, target) in zip(rows, self._asked, strict=True)]
         return {"exact_match": sum(hits) / len(hits)}
+
+
+def _uncompiled(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Run compiled layers as plain Python: decoding's growing caches would be compiled again and again."""
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _question(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -14,7 +14,7 @@ from cleave.prompts import load_prompts
 from cleave.seeds import derive_seed
 from cleave.tasks.registry import get_task
 from pipelines.gold import GoldSource, held_out
-from pipelines.start import add_lora, load_start
+from pipelines.start import add_lora, compile_layers, load_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -82,6 +82,8 @@ def build_trainer(
     if data.held_out:
         measure = HeldOut(data.held_out, objective, tokenizer, generate=evaluation.generate, max_new_tokens=evaluation.max_new_tokens)
         callbacks = [*callbacks, EvaluateEvery(evaluation.eval_steps)]
+    if train.torch_compile:
+        compile_layers(model)
     trainer = RoleTrainer(
         add_lora(model, config.lora) if config.lora else model,
         training_arguments(train, folder, train.steps(world_size), config.seed),
@@ -114,7 +116,6 @@ def training_arguments(train: TrainConfig, folder: Path, steps: int, seed: int) 
         max_grad_norm=train.max_grad_norm,
         bf16=train.bf16,
         activation_checkpointing=train.gradient_checkpointing or None,
-        torch_compile=train.torch_compile,
         logging_steps=train.logging_steps,
         save_steps=train.save_steps,
         save_total_limit=train.save_total_limit,

@@ -22,7 +22,16 @@ from cleave.errors import ConfigError
 from cleave.manifest import manifest
 from cleave.runs import RunFolder
 
-_FREE_TO_CHANGE = {"num_threads", "resources_per_worker", "max_failures", "logging_steps", "save_steps", "save_total_limit", "report_to"}
+_FREE_TO_CHANGE = {
+    "num_threads",
+    "torch_compile",
+    "resources_per_worker",
+    "max_failures",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "report_to",
+}
 """Fields that change neither weights nor figures, so that a run may be resumed with others."""
 
 
