@@ -8,6 +8,7 @@ Left out: the application (serve/app.py), and changing one that runs (`serve dep
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ def main(config: ServeConfig, *, dry_run: bool = False, blocking: bool = True) -
     if dry_run:
         print(dump(config), end="")
         return 0
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ExitStack() as started:
         connect(config, started)
         check_resources(config)
@@ -70,9 +72,12 @@ def connect(config: ServeConfig, started: ExitStack) -> None:
         check_port(config.host, config.port)
     try:
         ray.init(address=address, runtime_env=_tree(address), log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:  # Ray raises bare Exceptions when it cannot start or be reached
+        said = " ".join(str(error).split()).rstrip(".")
+        if address == "local":
+            raise RoleUnavailable(f"Ray does not start on this machine: {said}; try again when it is less busy.") from error
         raise ConfigError(
-            f"cannot reach a Ray cluster at {address}: {error}; start one with `ray start --head`, or drop address."
+            f"cannot reach a Ray cluster at {address}: {said}; start one with `ray start --head`, or drop address."
         ) from error
     started.callback(ray.shutdown)
 
