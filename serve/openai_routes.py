@@ -13,6 +13,7 @@ from fastapi import APIRouter, Body
 
 from cleave.config.serve import LimitsConfig
 from cleave.roles import Role
+from cleave.seeds import derive_seed
 from cleave.types import Problem, Sampling, Trace
 from serve.catalogue import Catalogue
 from serve.completion import of_texts, of_traces
@@ -98,7 +99,7 @@ async def _ask_role(
     sampling = Sampling(
         max_tokens=max_tokens or service.limits.max_tokens, temperature=temperature, top_p=body.top_p or 1.0, n=body.n, stop=tuple(stop)
     )
-    return of_texts(role, await service.ask(role, problem, sampling, seed), seed, stop)
+    return of_texts(role, await service.ask(role, problem, sampling, derive_seed(seed, role)), seed, stop)
 
 
 def _answered(trace: Trace) -> Trace:
