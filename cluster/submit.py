@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from cluster.package import build_package
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+NO_AGENT = "No available agent"
+AGENT_WITHIN_S = 60.0
+AGENT_POLL_S = 2.0
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -53,7 +57,20 @@ def send(client: "JobSubmissionClient", config: SubmitConfig) -> str:
             "entrypoint_num_cpus": config.entrypoint_num_cpus or None,
         }
         with reporting(config.address):
+            return submit_when_ready(client, request)
+
+
+def submit_when_ready(client: "JobSubmissionClient", request: dict[str, Any]) -> str:
+    """Submit, and wait for the job agent of a cluster that has only just started: its dashboard answers before it can run jobs."""
+    deadline = time.monotonic() + AGENT_WITHIN_S
+    while True:
+        try:
             return str(client.submit_job(**request))
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+        say("the cluster is still starting; trying again.")
+        time.sleep(AGENT_POLL_S)
 
 
 def entrypoint(config: SubmitConfig) -> str:

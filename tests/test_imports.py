@@ -44,5 +44,12 @@ def test_configs_are_light() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["evaluate"], ["submit"]], ids=["root", "evaluate", "submit"])
 def test_help_is_light(arguments: list[str]) -> None:
-    code = f"import runpy\nsys.argv = ['cleave', *{arguments!r}, '--help']\ntry: runpy.run_module('cleave', run_name='__main__')\nexcept SystemExit as end: assert not end.code"
+    code = f"""
+import runpy
+sys.argv = ["cleave", *{arguments!r}, "--help"]
+try:
+    runpy.run_module("cleave", run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+"""
     assert heavy_after(code) == []
