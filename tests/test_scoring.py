@@ -279,7 +279,22 @@ def test_latex_in_a_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["9^{9^{9}}", "99999!", r"\sum_{k=1}^{10} k", "((9^99)^99)^99", "1" * 13, r"\input{x}", "x" * 201, "", "9**9"]
+    "text",
+    [
+        "9^{9^{9}}",
+        "99999!",
+        r"\sum_{k=1}^{10} k",
+        "((9^99)^99)^99",
+        "1" * 13,
+        r"\input{x}",
+        r"\sin(x)",
+        "(x+1)^{999}",
+        "a+b+c+d+e",
+        "((((((x))))))",
+        "x" * 201,
+        "",
+        "9**9",
+    ],
 )
 def test_untamed_expressions_are_not_evaluated(text: str) -> None:
     assert not latex.is_tame(text)

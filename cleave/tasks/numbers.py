@@ -26,12 +26,12 @@ _UNIT_WORD = re.compile(r"[^\W\d_]+(?:[-/'*][^\W\d_]+)*(?:\^-?[0-9])?")
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LETTER_UNITS = frozenset("mgslhdwvkcfan")
 _ATTACHED_UNITS = frozenset(
-    "m g l h s mm cm dm km nm mg kg lb lbs oz ft yd mi ml dl cl hr hrs min mins sec secs ms kb mb gb tb mph "  # noqa: SIM905
+    "m g l h s mm cm dm km nm mg kg lb lbs oz ft yd mi ml dl cl hr hrs min mins sec secs ms kb mb gb tb mph "
     "kmh kph hz khz mhz ghz kw kwh kj kcal cal usd eur gbp inr km/h m/s cents dollars percent".split()
 )
 # Words after which a number means something else than "so many of these": clock times, eras, directions, arithmetic, alternatives.
 _NOT_UNITS = frozenset(
-    "am pm bc bce ad ce north south east west below minus plus or to and than factorial squared cubed th st nd rd".split()  # noqa: SIM905
+    "am pm bc bce ad ce north south east west below minus plus or to and than factorial squared cubed th st nd rd".split()
 )
 
 
