@@ -34,11 +34,11 @@ def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Dat
     """Sources by task label, and the held-out examples, which do not depend on the run's seed."""
     prompts = load_prompts(config.prompts)
     encoder = Encoder(tokenizer, config.train.max_length)
-    shared: dict[str, Any] = {"prompts": prompts, "formats": config.mix, "encoder": encoder}
     sources: dict[str, GoldSource] = {}
     measured: list[GoldSource] = []
     for mix in config.tasks:
         task = get_task(mix.task)
+        shared: dict[str, Any] = {"prompts": prompts, "formats": mix.formats or config.mix, "encoder": encoder}
         sources[mix.title] = GoldSource(task, mix.split, seed=derive_seed("train", config.seed, mix.title), **shared)
         if mix.eval_split is not None and mix.weight > 0 and config.evaluation.examples:
             measured.append(GoldSource(task, mix.eval_split, seed=derive_seed("held out", mix.title), **shared))

@@ -148,3 +148,17 @@ def test_unknown_names_are_refused():
         reference_task("lookup", profile="v0")
     with pytest.raises(ConfigError, match="noise"):
         reference_task("lookup", noise="loud")
+
+
+def test_sums_are_right_and_facts_are_the_worlds():
+    for problem in reference_task("sums").problems("train", 100):
+        assert problem.question == " , ".join(step.text.rpartition(" = ")[0] for step in problem.gold_steps)
+        for step in problem.gold_steps:
+            left, symbol, right, result = re.fullmatch(r"(\d+) ([-+x/]) (\d+) = (\d+)", step.text).groups()
+            assert OPERATIONS[symbol](int(left), int(right)) == int(result) <= 999
+    known = world(0).facts
+    told = [re.fullmatch(r"the (\w+) of (\w+) = (\w+)", s.text).groups() for p in reference_task("facts").problems("train", 50) for s in p.gold_steps]
+    assert all(known[subject][relation] == value for relation, subject, value in told)
+    few = [s.text for p in reference_task("facts", coverage=0.5).problems("train", 50) for s in p.gold_steps]
+    pairs = [re.fullmatch(r"the (\w+) of (\w+) = \w+", text).groups() for text in few]
+    assert all(covered(subject, relation, 0.5) for relation, subject in pairs)

@@ -31,6 +31,8 @@ class TaskMix(Config):
     """Split that is trained on."""
     eval_split: str | None = "validation"
     """Split of the held-out loss and exact match; null: this task is not evaluated during training."""
+    formats: dict[Format, float] = {}
+    """Formats of this task alone; empty: the run's."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 from cleave.errors import ConfigError
 from cleave.tasks.reference import arithmetic, lookup, names, reading
 from cleave.tasks.reference.arithmetic import Draft
+from cleave.tasks.reference.drill import DRILLS, DrillTask
 from cleave.tasks.reference.node import Noise, answered
 from cleave.tasks.reference.profile import Profile, get_profile
 from cleave.tasks.reference.world import share_of
@@ -91,15 +92,24 @@ class ReferenceTask:
         return reading.draft(rng, self.dials, vocabulary)
 
 
-def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> ReferenceTask:
-    """Build a reference task. Besides the family's dials: noise, noise_share, noise_intensity (card 22 of the method list), vocabulary."""
+def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> ReferenceTask | DrillTask:
+    """Build a reference task. Besides the family's dials: noise, noise_share, noise_intensity (arXiv 2402.04004), vocabulary."""
+    if name in DRILLS:
+        return _drill(name, get_profile(profile), dials)
     if name not in FAMILIES:
-        raise ConfigError(f"no reference task {name!r}; the families are {', '.join(FAMILIES)}.")
+        raise ConfigError(f"no reference task {name!r}; there are {', '.join([*FAMILIES, *DRILLS])}.")
     noise = Noise(dials.pop("noise", "none"), dials.pop("noise_share", 0.0), dials.pop("noise_intensity", 0.25))
     if noise.kind not in ("none", "static", "dynamic"):
         raise ConfigError(f"noise {noise.kind!r} is not known; use none, static or dynamic.")
     vocabulary = dials.pop("vocabulary", None)
     return ReferenceTask(name, get_profile(profile), dials, noise, vocabulary)
+
+
+def _drill(name: str, profile: Profile, dials: Mapping[str, Any]) -> DrillTask:
+    unknown = set(dials) - {"lines", "coverage"}
+    if unknown:
+        raise ConfigError(f"unknown dial {sorted(unknown)[0]!r}; the dials of {name} are coverage, lines.")
+    return DrillTask(name, profile, **dials)
 
 
 def _changed(dials: Any, changes: Mapping[str, Any]) -> Any:
