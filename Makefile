@@ -11,6 +11,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 
+# Public data sets, where a copy lies beside the checkout; tests that need them skip without.
+ifneq ($(wildcard ../shared/data/README.md),)
+export CLEAVE_DATA ?= $(abspath ../shared/data)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow check format clean
 

@@ -23,7 +23,14 @@ def measure(family: str, split: str, problems: int) -> dict[str, float | int | s
     count = sum(1 for _ in get_task(family).problems(split, limit=problems))
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"family": family, "split": split, "problems": count, "seconds": round(seconds, 2), "per_second": round(count / seconds), "peak_mib": round(peak, 1)}
+    return {
+        "family": family,
+        "split": split,
+        "problems": count,
+        "seconds": round(seconds, 2),
+        "per_second": round(count / seconds),
+        "peak_mib": round(peak, 1),
+    }
 
 
 def main() -> None:

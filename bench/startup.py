@@ -1,6 +1,6 @@
 """How long a user waits before anything happens: `cleave --help` and `import cleave`, against a bare Python start, in turn, medians.
 
-    python -m bench.startup --repeats 7
+python -m bench.startup --repeats 7
 """
 
 import argparse
@@ -36,7 +36,9 @@ def main() -> None:
         for name, command in COMMANDS.items():
             times[name].append(seconds(command))
     medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
-    print(json.dumps({"machine": platform.platform(), "cpu_count": os.cpu_count(), "repeats": repeats, "median_seconds": medians}, indent=2))
+    print(
+        json.dumps({"machine": platform.platform(), "cpu_count": os.cpu_count(), "repeats": repeats, "median_seconds": medians}, indent=2)
+    )
 
 
 if __name__ == "__main__":

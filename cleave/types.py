@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -230,9 +229,14 @@ class Completion:
         return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
 
 
-@cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _validated(cls: type[T], data: Mapping[str, Any]) -> T:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    value: T = _ADAPTERS[cls].validate_python(data)
+    return value
 
 
 def to_dict(value: Any) -> dict[str, Any]:
@@ -246,7 +250,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
     if unknown:
         raise DataError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}; was it written by another version of Cleave?")
     try:
-        return _adapter(cls).validate_python(data)
+        return _validated(cls, data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -142,7 +142,8 @@ async def test_a_gold_plan_replaces_the_decomposer() -> None:
     trace = await reason(gold, roles, config(gold_plan=True))
     assert (trace.answer, trace.plans, planner.calls) == ("22", (gold.gold_plan,), [])
     missing = await reason(PROBLEM, roles, config(gold_plan=True))
-    assert missing.error is not None and missing.error.type == "DataError"
+    assert missing.error is not None
+    assert missing.error.type == "DataError"
     with pytest.raises(ConfigError, match="gold_plan"):
         validate(ReasoningConfig, {"strategy": "single", "gold_plan": True}, source="a test")
 

@@ -77,15 +77,19 @@ def test_extrapolation_is_depth_five():
 def test_test_names_are_never_trained_on(family):
     task = reference_task(family)
     held_out, train = set(names.HELD_OUT), set(names.TRAIN)
-    assert not held_out & train and len(train) >= 400 and len(held_out) >= 100
+    assert not held_out & train
+    assert len(train) >= 400
+    assert len(held_out) >= 100
     for split, own, other in (("train", train, held_out), ("test", held_out, train)):
         words = {word for p in task.problems(split, 200) for word in re.findall(r"[A-Z][a-z]+", p.text)}
-        assert words & own and not words & other
+        assert words & own
+        assert not words & other
 
 
 def test_lookup_follows_the_world():
     known = world(0)
-    assert len(known.facts) >= 1000 and all(len(relations) == 6 for relations in known.facts.values())
+    assert len(known.facts) >= 1000
+    assert all(len(relations) == 6 for relations in known.facts.values())
     for problem in reference_task("lookup").problems("test", 300):
         for step in problem.gold_steps:
             relation, subject, value = re.fullmatch(r"the (\w+) of (\w+) = (\w+)", step.text).groups()
@@ -157,7 +161,11 @@ def test_sums_are_right_and_facts_are_the_worlds():
             left, symbol, right, result = re.fullmatch(r"(\d+) ([-+x/]) (\d+) = (\d+)", step.text).groups()
             assert OPERATIONS[symbol](int(left), int(right)) == int(result) <= 999
     known = world(0).facts
-    told = [re.fullmatch(r"the (\w+) of (\w+) = (\w+)", s.text).groups() for p in reference_task("facts").problems("train", 50) for s in p.gold_steps]
+    told = [
+        re.fullmatch(r"the (\w+) of (\w+) = (\w+)", s.text).groups()
+        for p in reference_task("facts").problems("train", 50)
+        for s in p.gold_steps
+    ]
     assert all(known[subject][relation] == value for relation, subject, value in told)
     few = [s.text for p in reference_task("facts", coverage=0.5).problems("train", 50) for s in p.gold_steps]
     pairs = [re.fullmatch(r"the (\w+) of (\w+) = \w+", text).groups() for text in few]

@@ -1,9 +1,9 @@
 """How a language model is named: a mapping, or its short string.
 
-    hf:PATH_OR_HUB_ID        local weights through transformers (safetensors only)
-    openai:MODEL@URL         any OpenAI-compatible endpoint; split at the last "@http"
-    recorded:FILE            replays recorded calls; an unknown call is an error
-    reference:NAME           a checkpoint that ships with Cleave
+hf:PATH_OR_HUB_ID        local weights through transformers (safetensors only)
+openai:MODEL@URL         any OpenAI-compatible endpoint; split at the last "@http"
+recorded:FILE            replays recorded calls; an unknown call is an error
+reference:NAME           a checkpoint that ships with Cleave
 """
 
 from typing import Any, Literal, Self

@@ -23,7 +23,7 @@ def build_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
     pattern = Regex(f"{SPACE}?[A-Za-z]+|{SPACE}?[0-9]|{SPACE}?[^{SPACE}]|{SPACE}")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace(SPACE, " ")])
-    return PreTrainedTokenizerFast(
+    built: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="<eos>",
@@ -33,3 +33,4 @@ def build_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
         split_special_tokens=True,
         model_max_length=1024,
     )
+    return built

@@ -229,7 +229,9 @@ def _ask(
         return nodes, f"How many {item} {auxiliary} {ends[0][2]} {base}?", sorted(set(skills))
     equal, total = ends[0][1] == ends[1][1], ends[0][1] + ends[1][1]
     if total <= dials.max_result and (equal or rng.random() < 0.5):
-        nodes.append(Node(f"How many {item} are {ends[0][0]} and {ends[1][0]} together?", _join(ends[0][0], "add", ends[1][0]), wrong_number))
+        nodes.append(
+            Node(f"How many {item} are {ends[0][0]} and {ends[1][0]} together?", _join(ends[0][0], "add", ends[1][0]), wrong_number)
+        )
         pair = [ends[0][2], ends[1][2]]
         rng.shuffle(pair)
         return nodes, f"How many {item} {auxiliary} {pair[0]} and {pair[1]} {base} together?", sorted({*skills, "sum"})

@@ -58,7 +58,9 @@ class DrillTask:
         pairs = [self._line(rng) for _ in range(self.lines)]
         steps = tuple(SolutionStep(k, f"{work} = {answer}", answer) for k, (work, answer) in enumerate(pairs, start=1))
         question = " , ".join(work for work, _ in pairs)
-        return Problem(f"{self.name}-{seed}-{index}", question, answer=steps[-1].answer, task=self.name, skills=(self.name,), depth=1, gold_steps=steps)
+        return Problem(
+            f"{self.name}-{seed}-{index}", question, answer=steps[-1].answer, task=self.name, skills=(self.name,), depth=1, gold_steps=steps
+        )
 
     def _line(self, rng: random.Random) -> tuple[str, str]:
         if self.name == "facts":

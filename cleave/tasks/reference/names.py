@@ -1,12 +1,14 @@
 """Made-up names of two syllables, so that a name never seen in training still consists of known pieces.
 
-`TRAIN` and `HELD_OUT` are disjoint and serve arithmetic and reading; `PEOPLE`, `CITIES` and `COMPANIES` are the entities of the lookup world.
+`TRAIN` and `HELD_OUT` are disjoint and serve arithmetic and reading;
+`PEOPLE`, `CITIES` and `COMPANIES` are the entities of the lookup world.
 """
 
 import random
 
 STARTS = (
-    "Ba Be Bo Da De Do Fa Fe Fi Ga Go Ha He Jo Ju Ka Ke Ki La Le Lo Lu Ma Me Mi Mo Na Ne No Pa Pe Po Ra Re Ro Ru Sa Se So Ta Te To Va Ve Vi Wa We Za"
+    "Ba Be Bo Da De Do Fa Fe Fi Ga Go Ha He Jo Ju Ka Ke Ki La Le Lo Lu Ma Me Mi Mo Na Ne No Pa Pe Po Ra "
+    "Re Ro Ru Sa Se So Ta Te To Va Ve Vi Wa We Za"
 ).split()
 ENDS = (
     "bar bel bin dan del dor fen fin gar gel kas kel kin lan len lia lin lor mar mel min mon nan nel nis nor pas pel "

@@ -16,7 +16,7 @@ NoiseKind = Literal["none", "static", "dynamic"]
 
 @dataclass(frozen=True)
 class Node:
-    """One sub-question. `compute` maps the answers of all earlier nodes to (written work, answer); `corrupt` gives a plausible wrong answer."""
+    """One sub-question. `compute` maps all earlier answers to (written work, answer); `corrupt` gives a plausible wrong answer."""
 
     question: str
     compute: Callable[[Sequence[str]], tuple[str, str]]

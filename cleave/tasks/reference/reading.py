@@ -111,7 +111,8 @@ def _rows(rng: random.Random, dials: ReadingDials, names: Sequence[str], people:
 
 def _passage(rng: random.Random, dials: ReadingDials, sheet: _Sheet, fillers: int) -> str:
     lines = [
-        rng.choice(SENTENCES[: dials.paraphrases]).format(a=row.name, t=row.team, v=sheet.past, n=row.number, m=sheet.measure) for row in sheet.rows
+        rng.choice(SENTENCES[: dials.paraphrases]).format(a=row.name, t=row.team, v=sheet.past, n=row.number, m=sheet.measure)
+        for row in sheet.rows
     ]
     anywhere = rng.random() < dials.shuffled
     for _ in range(fillers):
@@ -123,7 +124,11 @@ def _passage(rng: random.Random, dials: ReadingDials, sheet: _Sheet, fillers: in
 def _table(rng: random.Random, sheet: _Sheet, second: str) -> str:
     """Three or four columns; the asked measure may be either of two."""
     layout = rng.choice(("one", "first", "last"))
-    header = {"one": f"name | team | {sheet.measure}", "first": f"name | team | {sheet.measure} | {second}", "last": f"name | team | {second} | {sheet.measure}"}
+    header = {
+        "one": f"name | team | {sheet.measure}",
+        "first": f"name | team | {sheet.measure} | {second}",
+        "last": f"name | team | {second} | {sheet.measure}",
+    }
     line = {"one": "{0} | {1} | {2}", "first": "{0} | {1} | {2} | {3}", "last": "{0} | {1} | {3} | {2}"}[layout]
     return "\n".join([header[layout], *(line.format(row.name, row.team, row.number, row.extra) for row in sheet.rows)])
 
@@ -217,7 +222,11 @@ def most(rng: random.Random, sheet: _Sheet) -> Question:
     nodes = [
         Node(f"How many {sheet.measure} did each {sheet.base}?", everyone, _one_wrong),
         Node("What is the largest of #1?", largest, wrong_number),
-        Node(f"Who {sheet.past} #2 {sheet.measure}?", holder, lambda answer, rng: rng.choice([row.name for row in sheet.rows if row.name != answer])),
+        Node(
+            f"Who {sheet.past} #2 {sheet.measure}?",
+            holder,
+            lambda answer, rng: rng.choice([row.name for row in sheet.rows if row.name != answer]),
+        ),
     ]
     return f"Who {sheet.past} the most {sheet.measure}?", nodes
 

@@ -19,7 +19,7 @@ WORD = re.compile(r"[ ]?[A-Za-z]+|[ ]?[^\sA-Za-z0-9]")
 
 
 def pieces(profile: Profile, problems: int = 4000) -> list[str]:
-    """Return the pieces, most useful first, without duplicates; a leading U+2581 stands for a space. At most 1,024 with bytes and specials."""
+    """Return distinct pieces, most useful first; a leading U+2581 stands for a space. With bytes and specials at most 1,024."""
     syllables = [*names.STARTS, *(SPACE + start for start in names.STARTS), *names.ENDS, *names.CITY_ENDS, *names.COMPANY_ENDS]
     characters = ["\n", SPACE, *(chr(code) for code in range(33, 127)), *(SPACE + digit for digit in "0123456789")]
     words = [word.replace(" ", SPACE) for word, _ in _words(profile, problems).most_common()]
@@ -30,7 +30,12 @@ def _words(profile: Profile, problems: int) -> Counter[str]:
     """Words of generated text, counted; the parts of names are left out."""
     parts = {*names.TRAIN, *names.HELD_OUT, *names.PEOPLE, *names.CITIES, *names.COMPANIES}
     counted: Counter[str] = Counter()
-    for text in chain(MARKS, [f" {mark}" for mark in MARKS], *([relation, f" {relation}"] for kind in RELATIONS.values() for relation in kind), _texts(profile, problems)):
+    for text in chain(
+        MARKS,
+        [f" {mark}" for mark in MARKS],
+        *([relation, f" {relation}"] for kind in RELATIONS.values() for relation in kind),
+        _texts(profile, problems),
+    ):
         counted.update(word for word in WORD.findall(text) if word.strip() not in parts)
     return counted
 

@@ -61,7 +61,10 @@ def world(seed: int = 0) -> World:
     entities = {"person": names.PEOPLE, "company": names.COMPANIES, "city": names.CITIES}
     kinds = {name: kind for kind, members in entities.items() for name in members}
     facts = {
-        name: {relation: rng.choice([value for value in _sample(rng, entities[target]) if value != name]) for relation, target in RELATIONS[kind].items()}
+        name: {
+            relation: rng.choice([value for value in _sample(rng, entities[target]) if value != name])
+            for relation, target in RELATIONS[kind].items()
+        }
         for kind, members in entities.items()
         for name in members
     }
