@@ -1,6 +1,7 @@
 """`cleave evaluate` from config to report: one trace per problem, stops and resumes, outages, kills; on recordings and real Ray."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 import pipelines.evaluate
 from actors.pool import PoolHandle
@@ -258,6 +261,31 @@ def test_folder_that_cannot_be_written_is_refused_before_work(config: Callable[.
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="set storage_path elsewhere"):
         main(config(storage_path=str(tmp_path / "file" / "runs")))
+
+
+class FillingDisk(MemoryFileSystem):  # type: ignore[misc]
+    """Runs out of space at the third shard, until `room` is made."""
+
+    protocol = "filling"
+    store: dict[str, Any] = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    room = False
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode == "wb" and path.endswith("-000002.parquet.partial") and not FillingDisk.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super()._open(path, mode, **options)
+
+
+def test_disk_that_fills_up_keeps_what_was_written(config: Callable[..., EvaluateConfig]) -> None:
+    fsspec.register_implementation("filling", FillingDisk, clobber=True)
+    settings = config(storage_path="filling://runs")
+    with pytest.raises(StorageError, match=r"no space left for filling://runs/demo.*finished work is kept"):
+        main(settings)
+    assert len(Finished.read(RunFolder.open(settings.storage_path, settings.name))) == 14
+    FillingDisk.room = True
+    assert main(settings) == 0
+    assert len(answers(settings)) == len(VARIANTS) * 2 * COUNT
 
 
 def test_run_behind_a_url(config: Callable[..., EvaluateConfig]) -> None:
