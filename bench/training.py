@@ -161,6 +161,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for row in table:
                 row.round()
+                say(f"{row.name}: {row.speeds[-1]:,.0f} tokens per CPU second")
         reference = statistics.median(table[0].speeds)
         print_table(
             ["row", "tokens per CPU second", "of the bare loop"],
