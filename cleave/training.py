@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
 
 from cleave.curriculum.sampler import Sampler
 from cleave.errors import ConfigError, StorageError
@@ -119,6 +120,7 @@ class RoleTrainer(Trainer):
         self.gates = gates or NoGates()
         self.gates.attach(model)
         super().__init__(model, args, processing_class=tokenizer, callbacks=list(callbacks))
+        transformers_logging.disable_progress_bar()  # one bar per checkpoint written would flood the log
         self.remove_callback(ProgressCallback)  # standard output belongs to results
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True

@@ -11,10 +11,13 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from cleave.errors import ConfigError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_LONG_LOAD_BYTES = 2**30
+"""Checkpoints below this load in a moment and need no progress bar."""
 _DISPATCHED = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -43,6 +46,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a folder or Hub id. Raises ConfigError, with the remedy, for anything that is not a safetensors checkpoint."""
     _refuse_bad_folder(name)
+    if _loads_in_a_moment(name):
+        transformers_logging.disable_progress_bar()
     if adapter is not None:
         _refuse_bad_adapter(adapter)
     device = device_map or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,6 +77,11 @@ def load_checkpoint(
     model.train(False)
     commit = getattr(config, "_commit_hash", None) or ""
     return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), commit)
+
+
+def _loads_in_a_moment(name: str) -> bool:
+    files = list(Path(name).expanduser().glob("*.safetensors"))
+    return bool(files) and sum(file.stat().st_size for file in files) < _LONG_LOAD_BYTES
 
 
 def _refuse_bad_folder(name: str) -> None:
