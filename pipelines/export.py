@@ -31,7 +31,9 @@ def export(config: DistillConfig, folder: RunFolder, best: Path, result: Mapping
         write(config, best, draft, result)
         if config.output_dir is None:
             return _into_run(folder, draft)
-        return _into_place(Path(config.output_dir), draft)
+        location = _into_place(Path(config.output_dir), draft)
+    _register(config, Path(config.output_dir), result)
+    return location
 
 
 def write(config: DistillConfig, best: Path, target: Path, result: Mapping[str, Any]) -> None:
@@ -78,6 +80,14 @@ def _into_place(target: Path, draft: Path) -> str:
     except OSError as error:
         raise StorageError(f"cannot write the checkpoint to {target}: {error}; free space and run again.") from error
     return str(target)
+
+
+def _register(config: DistillConfig, target: Path, result: Mapping[str, Any]) -> None:
+    """A checkpoint that ships is found through the index beside it, with what it depends on."""
+    from cleave.lm.reference import ROOT, write_index_entry
+
+    if target.resolve().parent == ROOT:
+        write_index_entry(target.name, ROOT / target.name, PROFILE, config.prompts, {key: result[key] for key in ("role", "tokens", "steps")})
 
 
 def describe(config: DistillConfig) -> dict[str, str]:
