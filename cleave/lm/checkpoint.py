@@ -47,7 +47,7 @@ def load_checkpoint(
     """Load a folder or Hub id. Raises ConfigError, with the remedy, for anything that is not a safetensors checkpoint."""
     _refuse_bad_folder(name)
     if _loads_in_a_moment(name):
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if adapter is not None:
         _refuse_bad_adapter(adapter)
     device = device_map or ("cuda" if torch.cuda.is_available() else "cpu")
