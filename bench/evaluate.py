@@ -32,9 +32,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from actors.handle import inline_roles
 from actors.pool import PoolHandle
+from cleave.config.model import ModelConfig
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.roles import RolesConfig
 from cleave.console import print_table, say
+from cleave.lm.checkpoint import Checkpoint, load_checkpoint
 from cleave.reasoning import reason
 from cleave.roles import DecomposeRequest, Roles, SolveRequest
 from cleave.tasks.reference.task import FAMILIES, reference_task
@@ -107,6 +109,7 @@ def throughput(config: RolesConfig, count: int, rounds: int) -> dict[str, Any]:
     few = problems[: max(1, count // SEQUENTIAL_SHARE)]
     with connected(), pool_roles(config) as pooled, asyncio.Runner() as runner:
         local = runner.run(_open(config))
+        loaded = [_load(config.decomposer.model), _load(config.solver.model)]
         pids = runner.run(_pids(pooled))
 
         def measure(name: str, work: Callable[[], Awaitable[None]], amount: int, *others: int) -> None:
@@ -116,7 +119,7 @@ def throughput(config: RolesConfig, count: int, rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             measure("actors", lambda: _through(pooled, problems), len(problems), *pids)
             measure("direct", lambda: _directly(local, problems), len(problems))
-            measure("sequential", lambda: _one_by_one(local, few), len(few))
+            measure("sequential", lambda: _one_by_one(local, loaded, few), len(few))
             say(f"round {number + 1} of {rounds}")
     middle = {
         name: Cost(*(statistics.median(getattr(cost, kind) for cost in found) for kind in ("wall", "cpu"))) for name, found in costs.items()
@@ -190,24 +193,31 @@ async def _directly(roles: Roles, problems: Sequence[Problem]) -> None:
             await solver([SolveRequest(problem, "steps", plan) for problem, plan in planned])
 
 
-async def _one_by_one(roles: Roles, problems: Sequence[Problem]) -> None:
+async def _one_by_one(roles: Roles, loaded: Sequence[Checkpoint], problems: Sequence[Problem]) -> None:
     """transformers' own `generate`, one prompt after the other."""
+    decomposer, solver = roles.decomposer.role, roles.solver.role  # type: ignore[attr-defined]
     for problem in problems:
-        text = await asyncio.to_thread(_generate, roles.decomposer.role, roles.decomposer.role.prompts.decompose(problem).text)  # type: ignore[attr-defined]
-        plan = _plan(text)
+        plan = _plan(_generate(loaded[0], decomposer.prompts.decompose(problem).text, decomposer.max_tokens))
         if plan is not None:
-            prompt = roles.solver.role.prompts.solve(problem, "steps", plan).text  # type: ignore[attr-defined]
-            await asyncio.to_thread(_generate, roles.solver.role, prompt)
+            _generate(loaded[1], solver.prompts.solve(problem, "steps", plan).text, solver.max_tokens)
 
 
-def _generate(role: Any, text: str) -> str:
+def _load(config: ModelConfig) -> Checkpoint:
+    from cleave.lm.reference import resolve
+
+    name = config.model_name_or_path
+    return load_checkpoint(str(resolve(name)) if config.backend == "reference" else name)
+
+
+def _generate(loaded: Checkpoint, text: str, max_tokens: int) -> str:
     import torch
 
-    model, tokenizer = role.model.model, role.model.tokenizer
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
     with torch.inference_mode():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=role.max_tokens, do_sample=False)
-    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        out = loaded.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, eos_token_id=sorted(loaded.eos_ids)
+        )
+    return str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def _plan(text: str) -> Plan | None:
