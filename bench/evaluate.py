@@ -43,6 +43,7 @@ from cleave.tasks.reference.task import FAMILIES, reference_task
 from cleave.types import Plan, Problem, Sampling
 
 BATCH = 64
+WAIT_S = 0.05  # as in configs/evaluate
 SAMPLED_PROBLEMS = 16
 SEQUENTIAL_SHARE = 8
 MEMORY_COUNTS = (300, 3000, 12_000)
@@ -88,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 def cast(arguments: argparse.Namespace) -> RolesConfig:
     def role(model: str) -> dict[str, Any]:
-        return {"model": model, "prompts": arguments.prompts, "batching": {"max_batch_size": BATCH}}
+        return {"model": model, "prompts": arguments.prompts, "batching": {"max_batch_size": BATCH, "batch_wait_timeout_s": WAIT_S}}
 
     return RolesConfig.model_validate({"decomposer": role(arguments.decomposer), "solver": role(arguments.solver)})
 

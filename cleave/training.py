@@ -120,7 +120,7 @@ class RoleTrainer(Trainer):
         self.gates = gates or NoGates()
         self.gates.attach(model)
         super().__init__(model, args, processing_class=tokenizer, callbacks=list(callbacks))
-        transformers_logging.disable_progress_bar()  # one bar per checkpoint written would flood the log
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar per checkpoint written would flood the log
         self.remove_callback(ProgressCallback)  # standard output belongs to results
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True

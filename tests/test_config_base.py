@@ -146,3 +146,16 @@ def test_configs_cannot_be_changed() -> None:
     config = Example()
     with pytest.raises(ValueError, match="frozen"):
         config.problems = 5  # type: ignore[misc]
+
+
+def test_an_override_goes_into_a_short_form() -> None:
+    from cleave.config.evaluate import EvaluateConfig
+
+    base = ["name=x", "tasks=[arithmetic]", "roles.solver=hf:a/b"]
+    solver = load(EvaluateConfig, None, [*base, "roles.solver.resources.num_cpus=0.25"]).roles.solver
+    assert (solver.model.short, solver.resources.num_cpus) == ("hf:a/b", 0.25)
+    solver = load(EvaluateConfig, None, [*base, "roles.solver.model.dtype=bfloat16"]).roles.solver
+    assert (solver.model.short, solver.model.dtype) == ("hf:a/b", "bfloat16")
+    endpoint = ["roles.solver.model=openai:m@http://h/v1", "roles.solver.model.read_timeout_s=5"]
+    solver = load(EvaluateConfig, None, [*base, *endpoint]).roles.solver
+    assert (solver.model.short, solver.model.read_timeout_s) == ("openai:m@http://h/v1", 5)

@@ -305,6 +305,16 @@ def test_a_stopped_process_resumes_to_the_same_weights(tmp_path: Path, number: s
     _same_weights(tmp_path / "whole" / "tiny" / "checkpoint", tmp_path / "stopped" / "tiny" / "checkpoint")
 
 
+@pytest.mark.slow
+def test_compiled_layers_train_and_evaluate_to_the_same_weights(tmp_path: Path, finished: Path) -> None:
+    train = make_config(tmp_path).train.model_dump() | {"torch_compile": True}
+    assert main(make_config(tmp_path, train=train)) == 0
+    _same_weights(finished / "checkpoint", tmp_path / "tiny" / "checkpoint")
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (finished, tmp_path / "tiny")]
+    measured = [[row["eval_loss"] for row in run if "eval_loss" in row] for run in rows]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-4)
+
+
 @pytest.mark.ray
 def test_ray_train_gives_the_weights_of_the_inline_run(tmp_path: Path, finished: Path, ray_session: None) -> None:
     """Two workers that each take half of what the inline worker took per step end at the same weights."""

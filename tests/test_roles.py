@@ -217,5 +217,5 @@ def test_builders_apply_the_config_and_check_what_the_model_can_do() -> None:
         assert (role.max_tokens, role.repair_retries, role.prompts.name, role.model) == (9, 2, "instruct-v1", model)
     assert build_verifier(config, model).info.name == "likelihood of hf:m"
     model.capabilities = frozenset({"text"})
-    with pytest.raises(ConfigError, match="the solver with the prompts instruct-v1 needs chat"):
+    with pytest.raises(ConfigError, match="has no chat template; choose prompts of plain text"):
         build_solver(config, model)

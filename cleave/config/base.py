@@ -23,6 +23,18 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+SHORT = "short"
+"""Where an override goes into a section that is written as a short string (`model: hf:x`), the string moves under this key of a mapping."""
+
+
+def split_short(data: object) -> tuple[str | None, dict[str, Any]]:
+    """The short string of a section, if it has one, and its other fields: 'hf:x' and {'short': 'hf:x', 'dtype': …} alike."""
+    if isinstance(data, str):
+        return data, {}
+    if isinstance(data, dict):
+        return data.get(SHORT), {key: value for key, value in data.items() if key != SHORT}
+    return None, {}
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, as users mean it; YAML 1.1 reads it as a string."""
@@ -101,7 +113,9 @@ def _enter(place: Any, part: str, override: str) -> Any:
     key = _index(place, part, override) if isinstance(place, list) else part
     if isinstance(place, dict):
         place.setdefault(key, {})
-    if not isinstance(place[key], dict | list):
+    if isinstance(place[key], str):
+        place[key] = {SHORT: place[key]}
+    elif not isinstance(place[key], dict | list):
         place[key] = {}
     return place[key]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cleave.config.base import Config
+from cleave.config.base import Config, split_short
 
 Backend = Literal["hf", "openai", "recorded", "reference"]
 
@@ -61,7 +61,8 @@ class ModelConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_string(cls, data: Any) -> Any:
-        return parse_short(data) if isinstance(data, str) else data
+        short, rest = split_short(data)
+        return {**parse_short(short), **rest} if short is not None else data
 
     @field_validator("model_name_or_path")
     @classmethod

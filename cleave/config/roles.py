@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from cleave.config.base import Config
+from cleave.config.base import SHORT, Config, split_short
 from cleave.config.model import ModelConfig
 
 
@@ -51,7 +51,11 @@ class RoleConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_string(cls, data: object) -> object:
-        return {"model": data} if isinstance(data, str) else data
+        short, rest = split_short(data)
+        if short is None:
+            return data
+        model = rest.get("model")
+        return {**rest, "model": {SHORT: short, **model} if isinstance(model, dict) else model or short}
 
 
 class RolesConfig(Config):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from cleave.config.base import Config
+from cleave.config.base import Config, split_short
 
 
 class FieldMap(Config):
@@ -49,7 +49,8 @@ class TaskConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_string(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
+        short, rest = split_short(data)
+        return {"name": short, **rest} if short is not None else data
 
     @property
     def kind(self) -> str:

@@ -44,6 +44,10 @@ class LanguageModel(Protocol):
 def require(model: LanguageModel, *needed: Capability, purpose: str) -> None:
     """Raise ConfigError, naming the remedy, unless `model` has every capability in `needed`."""
     missing = [name for name in needed if name not in model.capabilities]
+    if missing == ["chat"]:
+        raise ConfigError(
+            f"{purpose} sends chat messages, {model.info.name} has no chat template; choose prompts of plain text, such as reference-v1."
+        )
     if missing:
         raise ConfigError(
             f"{purpose} needs {', '.join(missing)}, which {model.info.name} does not offer; use a local model (hf:PATH) for this role."

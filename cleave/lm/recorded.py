@@ -76,18 +76,18 @@ class Recorder:
 
 
 class RecordedModel:
-    """Replays recorded calls. It claims every capability that a recording can hold; what was not recorded is an error."""
-
-    capabilities = REPLAYABLE
+    """Replays recorded calls, with the capabilities of the recorded model; what was not recorded is an error."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises ConfigError if there is nothing at `path`, DataError for a broken file."""
         self.path = Path(path).expanduser()
         self.info = ModelInfo(f"recorded:{path}")
+        self.capabilities: frozenset[Capability] = REPLAYABLE
         self._replies: dict[str, list[Completion]] = {}
         for line in _read_lines(self.path):
             if line["kind"] == "model":
                 self.info = from_dict(ModelInfo, line["info"])
+                self.capabilities = REPLAYABLE.intersection(line.get("capabilities", REPLAYABLE))
             else:
                 self._replies.setdefault(line["key"], [from_dict(Completion, reply) for reply in line["replies"]])
 
