@@ -87,7 +87,8 @@ def _register(config: DistillConfig, target: Path, result: Mapping[str, Any]) ->
     from cleave.lm.reference import ROOT, write_index_entry
 
     if target.resolve().parent == ROOT:
-        write_index_entry(target.name, ROOT / target.name, PROFILE, config.prompts, {key: result[key] for key in ("role", "tokens", "steps")})
+        facts = {key: result[key] for key in ("role", "tokens", "steps")}
+        write_index_entry(target.name, ROOT / target.name, PROFILE, config.prompts, facts)
 
 
 def describe(config: DistillConfig) -> dict[str, str]:
