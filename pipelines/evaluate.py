@@ -68,9 +68,7 @@ def ask_all(config: EvaluateConfig, workload: Workload, run: EvaluationFolder, r
         run.finish(time.monotonic() - start, workload.hashes())
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         _keep(run, sink, start)
-        say(
-            f"stopped after {sink.before + sink.kept} of {workload.total or 'its'} traces; run the same command again to go on from here."
-        )
+        say(f"stopped after {sink.before + sink.kept} of {workload.total or 'its'} traces; run the same command again to go on from here.")
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     except BaseException:
         _keep(run, sink, start)

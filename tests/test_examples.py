@@ -49,9 +49,7 @@ def test_chat_prompts_go_through_the_template_and_keep_their_places(tiny_tokeniz
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<reply>"
     chat = Pair(Prompt(messages=(Message("user", "hi"),)), "x")
     examples = Encoder(tokenizer, 100)([Pair(Prompt(text="a"), "x"), chat, Pair(Prompt(text="b"), "x")])
-    prompts = [
-        tokenizer.decode([token for token, on in zip(one.input_ids, one.loss_mask, strict=True) if not on]) for one in examples
-    ]
+    prompts = [tokenizer.decode([token for token, on in zip(one.input_ids, one.loss_mask, strict=True) if not on]) for one in examples]
     assert prompts == ["a", "<user>hi<reply>", "b"]
 
 
