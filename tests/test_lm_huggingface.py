@@ -92,7 +92,7 @@ async def test_messages_need_a_chat_template(model: HuggingFaceModel, tiny_model
     assert "chat" not in model.capabilities
     with pytest.raises(ConfigError, match=r"no chat template; use"):
         await model.generate([chat], Sampling())
-    with pytest.raises(ConfigError, match="needs chat"):
+    with pytest.raises(ConfigError, match="has no chat template; choose prompts"):
         require(model, "chat", purpose="this prompt set")
     shutil.copytree(tiny_model_dir, tmp_path / "chat")
     (tmp_path / "chat" / "chat_template.jinja").write_text(TEMPLATE)
