@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,8 @@ def fit(config: DistillConfig, folder: RunFolder) -> bool:
     with connected():
         check_fits(config)
         try:
-            result = trainer(config, folder).fit()
+            with own_interrupts():
+                result = trainer(config, folder).fit()
         except ray.train.TrainingFailedError as error:
             raise _own_error(error) or RoleUnavailable(
                 f"training failed on its workers: {_first_line(error)}; run the same command again to go on from the last checkpoint."
@@ -50,6 +53,19 @@ def fit(config: DistillConfig, folder: RunFolder) -> bool:
     with checkpoint.as_directory() as files:
         deliver(config, folder, Path(files))
     return True
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Ray Train takes SIGINT for itself and keeps it after `fit`; give it back, so that Ctrl-C goes on to work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def trainer(config: DistillConfig, folder: RunFolder) -> TorchTrainer:
