@@ -221,7 +221,7 @@ def _ask(
         reference = str(chain.values[0])
         for a, b, (operation, n) in zip(chain.people, chain.people[1:], chain.operations, strict=False):
             question = f"How many {item} {auxiliary} {b} {base} if {a} {past} {reference}?"
-            nodes.append(Node(question, _step(reference, operation, n), wrong_number))
+            nodes.append(Node(question, _work(reference, operation, str(n)), wrong_number))
             skills.append(operation)
             reference = f"#{len(nodes)}"
         ends.append((reference, chain.values[-1], chain.people[-1]))
@@ -230,13 +230,13 @@ def _ask(
     equal, total = ends[0][1] == ends[1][1], ends[0][1] + ends[1][1]
     if total <= dials.max_result and (equal or rng.random() < 0.5):
         nodes.append(
-            Node(f"How many {item} are {ends[0][0]} and {ends[1][0]} together?", _join(ends[0][0], "add", ends[1][0]), wrong_number)
+            Node(f"How many {item} are {ends[0][0]} and {ends[1][0]} together?", _work(ends[0][0], "add", ends[1][0]), wrong_number)
         )
         pair = [ends[0][2], ends[1][2]]
         rng.shuffle(pair)
         return nodes, f"How many {item} {auxiliary} {pair[0]} and {pair[1]} {base} together?", sorted({*skills, "sum"})
     big, small = sorted(ends, key=lambda end: -end[1])
-    nodes.append(Node(f"How many more {item} is {big[0]} than {small[0]}?", _join(big[0], "sub", small[0]), wrong_number))
+    nodes.append(Node(f"How many more {item} is {big[0]} than {small[0]}?", _work(big[0], "sub", small[0]), wrong_number))
     return nodes, f"How many more {item} {auxiliary} {big[2]} {base} than {small[2]}?", sorted({*skills, "difference"})
 
 
@@ -244,15 +244,7 @@ def _value(reference: str, answers: Sequence[str]) -> int:
     return int(answers[int(reference[1:]) - 1]) if reference.startswith("#") else int(reference)
 
 
-def _step(reference: str, operation: str, n: int) -> Callable[[Sequence[str]], tuple[str, str]]:
-    def compute(answers: Sequence[str]) -> tuple[str, str]:
-        value = _value(reference, answers)
-        return f"{value} {SYMBOLS[operation]} {n}", str(APPLY[operation](value, n))
-
-    return compute
-
-
-def _join(left: str, operation: str, right: str) -> Callable[[Sequence[str]], tuple[str, str]]:
+def _work(left: str, operation: str, right: str) -> Callable[[Sequence[str]], tuple[str, str]]:
     def compute(answers: Sequence[str]) -> tuple[str, str]:
         a, b = _value(left, answers), _value(right, answers)
         return f"{a} {SYMBOLS[operation]} {b}", str(APPLY[operation](a, b))
