@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,10 +34,9 @@ class MetricsFile(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        row = {"step": state.global_step, "time": round(time.time(), 1)} | {k: v for k, v in (logs or {}).items() if k not in _NOT_LOGGED}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(metrics_row(state, logs or {})) + "\n")
         except OSError as error:
             raise StorageError(f"cannot write {self._path}: {error}; free space and run again to resume.") from error
 
@@ -52,18 +52,10 @@ class ProgressLines(TrainerCallback):
         logs = logs or {}
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
-        measured = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
-        if measured:
-            say(f"step {state.global_step} held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
-        elif time.monotonic() - self._said >= self._every_s and "loss" in logs:
-            self._said = time.monotonic()
-            speed = logs.get("tokens_per_second", 0.0)
-            left = (state.max_steps - state.global_step) * logs.get("tokens", 0) / max(state.global_step, 1) / max(speed, 1e-9)
-            accuracy = f"  accuracy {logs['accuracy']:.3f}" if "accuracy" in logs else ""
-            say(
-                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{accuracy}  "
-                f"{logs.get('tokens', 0):,} tokens  {speed:,.0f} tokens/s  {left / 60:.0f} min left"
-            )
+        is_training = "loss" in logs
+        if not is_training or time.monotonic() - self._said >= self._every_s:
+            self._said = time.monotonic() if is_training else self._said
+            say(progress_line(metrics_row(state, logs), state.max_steps))
 
 
 class EvaluateEvery(TrainerCallback):
@@ -110,6 +102,24 @@ class StopOnSignal(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def metrics_row(state: TrainerState, logs: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl: the step, the time in seconds since 1970, and what was logged."""
+    kept = {name: value for name, value in logs.items() if name not in _NOT_LOGGED}
+    return {"step": state.global_step, "time": round(time.time(), 1)} | kept
+
+
+def progress_line(row: Mapping[str, Any], max_steps: int) -> str:
+    """A row of metrics for people; the time left goes by the mean tokens per step so far and the speed since the last row."""
+    measured = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
+    if measured:
+        return f"step {row['step']} held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
+    tokens, speed = row.get("tokens", 0), row.get("tokens_per_second", 0.0)
+    left = (max_steps - row["step"]) * tokens / max(row["step"], 1) / max(speed, 1e-9)
+    accuracy = f"  accuracy {row['accuracy']:.3f}" if "accuracy" in row else ""
+    progress = f"step {row['step']}/{max_steps}  loss {row['loss']:.4f}{accuracy}  {tokens:,} tokens"
+    return f"{progress}  {speed:,.0f} tokens/s  {left / 60:.0f} min left"
 
 
 def _step(line: str) -> float:

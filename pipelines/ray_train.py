@@ -26,12 +26,13 @@ from actors.connection import connected
 from cleave.config.distill import DistillConfig
 from cleave.console import say
 from cleave.errors import CleaveError, ConfigError, RoleUnavailable
-from cleave.runs import RunFolder
+from cleave.runs import METRICS, RunFolder
+from pipelines.live_metrics import LiveMetrics, ReportLogs, following
 
 if TYPE_CHECKING:
     from cleave.training import RoleTrainer
 
-TRAVELS = ("best", "metrics.jsonl")
+TRAVELS = ("best", METRICS)
 """What a worker's folder holds besides checkpoints that must outlive the worker."""
 SUMMARY = "summary.json"
 
@@ -41,7 +42,7 @@ def fit(config: DistillConfig, folder: RunFolder) -> bool:
     with connected():
         check_fits(config)
         try:
-            with own_interrupts():
+            with own_interrupts(), following(folder, config.train.steps(config.num_workers)):
                 result = trainer(config, folder).fit()
         except ray.train.TrainingFailedError as error:
             raise _own_error(error) or RoleUnavailable(
@@ -84,13 +85,14 @@ def trainer(config: DistillConfig, folder: RunFolder) -> TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            callbacks=[LiveMetrics(config.storage_path, config.name, tensorboard="tensorboard" in config.train.report_to)],
         ),
     )
 
 
 def work(options: Mapping[str, Any]) -> None:
     """What each worker runs: restore, train, report. All ranks draw the same examples and take their own share."""
-    from cleave.callbacks import MetricsFile, ProgressLines
+    from cleave.callbacks import MetricsFile
     from pipelines.assembly import build_trainer
 
     config = DistillConfig.model_validate(options["config"])
@@ -98,7 +100,7 @@ def work(options: Mapping[str, Any]) -> None:
     here = Path(tempfile.mkdtemp(prefix="cleave-distill-"))
     try:
         restore(here)
-        callbacks = [MetricsFile(here / "metrics.jsonl"), ProgressLines(), Report(here)]
+        callbacks = [MetricsFile(here / METRICS), ReportLogs(), Report(here)]
         built, data = build_trainer(config, here, rank=context.get_world_rank(), world_size=context.get_world_size(), callbacks=callbacks)
         prepared = prepare_trainer(built)
         prepared.fit()
@@ -155,7 +157,7 @@ def deliver(config: DistillConfig, folder: RunFolder, files: Path) -> None:
 
     found = json.loads((files / SUMMARY).read_text(encoding="utf-8"))
     folder.write_text("manifest.json", json.dumps(found["manifest"], indent=2) + "\n")
-    folder.write_text("metrics.jsonl", (files / "metrics.jsonl").read_text(encoding="utf-8"))
+    folder.write_text(METRICS, (files / METRICS).read_text(encoding="utf-8"))
     deliver_result(config, folder, files / "best", found["result"])
     folder.remove(["ray"])
 

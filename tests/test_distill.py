@@ -322,7 +322,9 @@ def test_ray_train_gives_the_weights_of_the_inline_run(tmp_path: Path, finished:
     config = make_config(tmp_path, backend="ray", num_workers=2, resources_per_worker={"CPU": 0.5}, train=train)
     assert main(config) == 0
     run = tmp_path / "tiny"
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "manifest.json", "metrics.jsonl", "result.json", "checkpoint"}
+    left = {"config.yaml", "manifest.json", "metrics.jsonl", "result.json", "checkpoint", "tensorboard"}
+    assert {path.name for path in run.iterdir()} == left
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     _same_weights(finished / "checkpoint", run / "checkpoint")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
