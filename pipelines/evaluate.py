@@ -45,6 +45,7 @@ def main(config: EvaluateConfig, *, dry_run: bool = False, as_json: bool = False
         return 0
     run = EvaluationFolder.claim(config)
     if run.complete:
+        run.check_models()
         say(f"{run.folder.location} is complete, nothing is asked again; set overwrite=true to start anew.")
     else:
         code = ask_all(config, workload, run, record)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from cleave.config.base import dump
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.roles import RoleConfig
 from cleave.errors import ConfigError, StorageError
+from cleave.lm.revision import local_revision
 from cleave.manifest import manifest
 from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from cleave.traces import SHARDS, TRACES, merge
@@ -61,16 +63,21 @@ class EvaluationFolder:
     def complete(self) -> bool:
         return bool(self._state.get("complete"))
 
+    def check_models(self) -> None:
+        """Raise ConfigError if a local checkpoint has changed since it answered; nothing is loaded."""
+        for role, known in self._state.get("models", {}).items():
+            played: RoleConfig | None = getattr(self._config.roles, role, None)
+            revision = None if played is None else local_revision(played.model)
+            if revision is not None and known.get("revision") not in (None, "", revision):
+                self._refuse(role, known, known | {"revision": revision})
+
     def begin(self, models: Mapping[str, ModelInfo]) -> None:
         """Note a session and the models that answer. Raises ConfigError if other ones answered before."""
         found = {role: to_dict(info) for role, info in models.items()}
         known = self._state.get("models", found)
         for role in sorted(set(known) | set(found)):
             if known.get(role) != found.get(role):
-                raise ConfigError(
-                    f"the {role} of the run in {self.folder.location} was {_named(known.get(role))} and is {_named(found.get(role))}; "
-                    "choose another name=…, or set overwrite=true to start anew."
-                )
+                self._refuse(role, known.get(role), found.get(role))
         self._state |= {"models": found, "sessions": self._state["sessions"] + 1}
         self._write_state()
 
@@ -86,6 +93,12 @@ class EvaluationFolder:
         self._state |= {"complete": True, "traces": rows, "data": dict(hashes)}
         self._write_state()
         self.folder.remove([SHARDS])
+
+    def _refuse(self, role: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> NoReturn:
+        raise ConfigError(
+            f"the {role} of the run in {self.folder.location} was {_named(before)} and is {_named(now)}; "
+            "choose another name=…, or set overwrite=true to start anew."
+        )
 
     def _write_state(self) -> None:
         self.folder.write_text(MANIFEST, json.dumps(self._state, indent=2, ensure_ascii=False) + "\n")

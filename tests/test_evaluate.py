@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,20 @@ def test_complete_run_is_shown_again_without_asking(
     assert asked == []
     assert main(config(overwrite=True), as_json=True) == 0
     assert len(asked) == len(VARIANTS) * 2 * COUNT
+
+
+def test_a_complete_run_is_not_shown_for_a_retrained_checkpoint(
+    config: Callable[..., EvaluateConfig], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    role = {"model": f"hf:{folder}", "prompts": "reference-v1", "max_tokens": 4}
+    tiny = config(roles={"decomposer": role, "solver": role}, tasks=[{"task": "lookup", "problems": 2}], variants={"direct": None})
+    assert main(tiny) == 0
+    assert main(tiny) == 0
+    settings = json.loads((folder / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"the (decomposer|solver) of the run .* was .* and is .*overwrite=true"):
+        main(tiny)
 
 
 def test_sigterm_keeps_what_is_finished(config: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from cleave.errors import ConfigError
+from cleave.lm.revision import folder_revision
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LONG_LOAD_BYTES = 2**30
@@ -25,7 +26,7 @@ _DISPATCHED = ("auto", "balanced", "balanced_low_0", "sequential")
 class Checkpoint:
     """A loaded model in evaluation mode with its tokenizer. `eos_ids` end a reply; `max_len` bounds prompt plus reply.
 
-    `revision` is the Hub's commit, empty for a folder.
+    `revision` is the Hub's commit or the hash of a folder's content, with that of the adapter.
     """
 
     model: PreTrainedModel
@@ -75,8 +76,14 @@ def load_checkpoint(
     if adapter is not None:
         model = _with_adapter(model, adapter)
     model.train(False)
-    commit = getattr(config, "_commit_hash", None) or ""
-    return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), commit)
+    commit = None if Path(name).expanduser().is_dir() else getattr(config, "_commit_hash", None)
+    return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), _revision(name, commit, adapter))
+
+
+def _revision(name: str, commit: str | None, adapter: str | None) -> str:
+    if commit is None:
+        return folder_revision(*filter(None, (name, adapter)))
+    return commit if adapter is None else f"{commit}+{folder_revision(adapter)}"
 
 
 def _loads_in_a_moment(name: str) -> bool:
