@@ -190,6 +190,14 @@ async def test_logprobs(prompt: Prompt, asked: object, logprobs: tuple[float, ..
     assert "logprobs" not in server.payloads[1]
 
 
+@pytest.mark.parametrize(("prompt", "asked"), [(TEXT, 1), (CHAT, True)], ids=["text", "chat"])
+async def test_a_model_may_always_ask_for_logprobs(prompt: Prompt, asked: object, server: Server) -> None:
+    model = OpenAIModel(model="m", base_url=server.url, logprobs=True)
+    [[reply]] = await model.generate([prompt], Sampling())
+    assert server.payloads[0]["logprobs"] == asked
+    assert reply.mean_logprob is not None
+
+
 @pytest.mark.parametrize("given", [1, 2])
 async def test_missing_choices_are_asked_for_with_other_seeds(given: int, server: Server) -> None:
     server.answer = lambda handler, payload: complete(handler, payload, choices=min(given, payload.get("n", 1)))

@@ -55,6 +55,8 @@ class ModelConfig(Config):
     """Seconds to wait for a reply (openai only)."""
     max_retries: int = Field(5, ge=0)
     """Retries after 408, 409, 429, 5xx and connection errors (openai only)."""
+    logprobs: bool = False
+    """Ask for the log-probabilities of replies, from which a single sample gets its confidence; some servers refuse it (openai only)."""
     price: Price = Price()
     """What its tokens cost."""
 
@@ -75,8 +77,8 @@ class ModelConfig(Config):
     def _fits_backend(self) -> Self:
         if self.backend == "openai" and not self.base_url:
             raise ValueError("an openai model needs its URL: write openai:MODEL@https://HOST/v1")
-        if self.backend != "openai" and self.base_url:
-            raise ValueError(f"base_url does not apply to a {self.backend} model")
+        if self.backend != "openai" and (self.base_url or self.logprobs):
+            raise ValueError(f"base_url and logprobs do not apply to a {self.backend} model")
         if self.backend != "hf" and (self.revision or self.adapter):
             raise ValueError(f"revision and adapter do not apply to a {self.backend} model")
         return self

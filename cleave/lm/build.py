@@ -61,6 +61,7 @@ def _openai(config: ModelConfig) -> LanguageModel:
         connect_timeout_s=config.connect_timeout_s,
         read_timeout_s=config.read_timeout_s,
         max_retries=config.max_retries,
+        logprobs=config.logprobs,
         prompt_price=config.price.prompt,
         completion_price=config.price.completion,
     )

@@ -4,7 +4,8 @@
 
 Messages go to /chat/completions, text to /completions. Replies to messages lose their `<think>` blocks and `reasoning_content`; their
 tokens stay counted. Seeds are passed on and are best effort, as the server allows. Log-probabilities are asked for only if
-`Sampling.logprobs` is positive, because some servers refuse them; token ids and alternatives are not part of the protocol.
+`Sampling.logprobs` is positive or the model is made with `logprobs`, because some servers refuse them; token ids and alternatives are
+not part of the protocol.
 Left out: min_p and top_k (not in the protocol), scoring given text.
 """
 
@@ -39,6 +40,7 @@ class OpenAIModel:
         read_timeout_s: float = 120.0,
         max_retries: int = 5,
         backoff_s: float = 0.5,
+        logprobs: bool = False,
         prompt_price: float = 0.0,
         completion_price: float = 0.0,
     ) -> None:
@@ -54,6 +56,7 @@ class OpenAIModel:
             backoff_s=backoff_s,
         )
         self._model = model
+        self._logprobs = logprobs
         self._prices = prompt_price / 1e6, completion_price / 1e6
         self.info = ModelInfo(f"openai:{model}@{self._endpoint.url}")
 
@@ -76,6 +79,7 @@ class OpenAIModel:
         _check(sampling)
         thinking = ThinkingFilter()
         payload = {**self._payload(prompt, replace(sampling, n=1, logprobs=0), prompt.seed), "stream": True}
+        payload.pop("logprobs", None)
         async for event in self._endpoint.events(_route(prompt), payload):
             for choice in event.get("choices") or ():
                 piece = (choice.get("delta") or {}).get("content") if prompt.messages else choice.get("text")
@@ -133,8 +137,8 @@ class OpenAIModel:
             payload["stop"] = list(sampling.stop)
         if seed is not None:
             payload["seed"] = seed % (1 << 63)
-        if sampling.logprobs:
-            payload["logprobs"] = True if prompt.messages else sampling.logprobs
+        if sampling.logprobs or self._logprobs:
+            payload["logprobs"] = True if prompt.messages else max(sampling.logprobs, 1)
         return payload
 
     def _usages(self, usage: dict[str, Any], replies: int, seconds: float) -> list[Usage]:
