@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cleave.__main__ import default_address
 from cleave.__main__ import main as cleave
+from cleave.commands.arguments import default_address
 from cleave.config.submit import SubmitConfig, parse_address, parse_env
 from cleave.errors import ConfigError
 from cluster.package import build_package, chosen_files

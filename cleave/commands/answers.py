@@ -1,0 +1,71 @@
+"""`cleave ask`, `evaluate` and `report`: questions in, answers and figures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleave.commands.arguments import AsJson, ConfigPath, DryRun, Overrides, Record
+
+MODEL_HELP = "Model that decomposes: hf:PATH, openai:MODEL@URL, recorded:FILE or reference:NAME."
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
+    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML with `roles` and `reasoning`.")] = None,
+    roles: Annotated[Path | None, typer.Option("--roles", metavar="FILE", help="YAML with the roles alone.")] = None,
+    decomposer: Annotated[str | None, typer.Option("--decomposer", metavar="MODEL", help=MODEL_HELP)] = None,
+    solver: Annotated[str | None, typer.Option("--solver", metavar="MODEL", help="The same for the solver.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static or stepwise.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Solutions to sample; several vote.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling temperature of the solver.")] = None,
+    as_json: AsJson = False,
+    record: Record = None,
+) -> int:
+    """Answer one question and show plan, steps, answer, confidence and cost."""
+    from actors.local import open_roles
+    from cleave.asking import main
+
+    return main(
+        question,
+        open_roles=open_roles,
+        config=config,
+        overrides=overrides or [],
+        roles=roles,
+        decomposer=decomposer,
+        solver=solver,
+        strategy=strategy,
+        n=n,
+        temperature=temperature,
+        as_json=as_json,
+        record=record,
+    )
+
+
+def evaluate(
+    config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False, record: Record = None
+) -> int:
+    """Measure the three roles on a task split; a stopped run resumes."""
+    from cleave.config.base import load
+    from cleave.config.evaluate import EvaluateConfig
+
+    resolved = load(EvaluateConfig, config, overrides or [])
+    from pipelines.evaluate import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json, record=record)
+
+
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> int:
+    """Draw report.html again from a run folder."""
+    from cleave.report import main
+
+    return main(run, as_json=as_json)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (ask, evaluate, report):
+        app.command()(command)
