@@ -106,17 +106,18 @@ def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> Refe
 
 
 def _drill(name: str, profile: Profile, dials: Mapping[str, Any]) -> DrillTask:
-    unknown = set(dials) - {"lines", "coverage"}
-    if unknown:
-        raise ConfigError(f"unknown dial {sorted(unknown)[0]!r}; the dials of {name} are coverage, lines.")
+    _check_dials(dials, {"lines", "coverage"})
     return DrillTask(name, profile, **dials)
 
 
-def _changed(dials: Any, changes: Mapping[str, Any]) -> Any:
-    known = {field.name for field in fields(dials)}
-    for name in changes:
+def _check_dials(given: Mapping[str, Any], known: set[str]) -> None:
+    for name in given:
         if name not in known:
             raise ConfigError(f"unknown dial {name!r}; the dials are {', '.join(sorted(known))}.")
+
+
+def _changed(dials: Any, changes: Mapping[str, Any]) -> Any:
+    _check_dials(changes, {field.name for field in fields(dials)})
     return replace(dials, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()})
 
 
