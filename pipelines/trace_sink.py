@@ -1,4 +1,4 @@
-"""Where finished traces go: into shards of the run folder, in small batches, so that a stop at any moment loses almost nothing.
+"""Where finished traces go: to disk in small batches, so that a stop at any moment loses almost nothing.
 
 A role whose model, endpoint or actor is down would fail every problem that is left. So failures of that kind are held back while they
 come in a row: a reply of the same role releases them; after `max_consecutive_failures` of one type the run stops with that error, and
@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 
 from cleave import errors
-from cleave.config.evaluate import EvaluateConfig
+from cleave.config.workload import WorkloadConfig
 from cleave.errors import CleaveError
-from cleave.runs import RunFolder
-from cleave.traces import ScoredTrace, write_shard
+from cleave.traces import ScoredTrace
 
 OUTAGES = ("RoleUnavailable", "GenerationError", "ConfigError", "FingerprintError")
 
 
 class TraceSink:
-    """Takes each trace once. `kept` counts those that are on disk or about to be, `before` those of earlier sessions."""
+    """Takes each trace once and gives them to `write(name, rows)`, each time under another name that sorts by time.
 
-    def __init__(self, folder: RunFolder, config: EvaluateConfig, before: int = 0) -> None:
-        self._folder = folder
+    `kept` counts those that are on disk or about to be, `before` those of earlier sessions.
+    """
+
+    def __init__(self, config: WorkloadConfig, write: Callable[[str, list[ScoredTrace]], None], before: int = 0) -> None:
         self._config = config
+        self._write = write
         self._session = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
         self._shards = 0
         self._waiting: list[ScoredTrace] = []
@@ -49,7 +52,7 @@ class TraceSink:
     def flush(self) -> None:
         """Write what waits. Raises StorageError; then it still waits."""
         if self._waiting:
-            write_shard(self._folder, f"{self._session}-{self._shards:06d}", self._waiting)
+            self._write(f"{self._session}-{self._shards:06d}", self._waiting)
             self._shards += 1
             self._waiting = []
         self._flushed = time.monotonic()

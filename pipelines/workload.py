@@ -1,19 +1,19 @@
-"""What an evaluation asks: every problem of every task under every variant, streamed, without what is finished already.
+"""What an evaluation or a collection asks: every problem of every task under every variant, streamed, without what is finished already.
 
 Tasks take turns, and a problem's variants follow each other, so that a run that was stopped has comparable figures of all of them.
-Left out: asking (evaluate.py) and keeping (trace_sink.py).
+Left out: asking (session.py) and keeping (trace_sink.py).
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from zlib import crc32
 
-from cleave.config.evaluate import EvaluateConfig, EvaluateTask
 from cleave.config.reasoning import ReasoningConfig
+from cleave.config.workload import TaskShare
 from cleave.errors import ConfigError, DataError
 from cleave.runs import RunFolder
 from cleave.tasks.registry import get_task
@@ -75,10 +75,10 @@ class Finished:
 class Workload:
     """The problems of a config. Raises ConfigError or DataError, when made, for tasks and splits that do not exist."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.strategies = config.strategies()
-        self._sources = [(wanted, _open(wanted)) for wanted in config.tasks]
-        self._digests = {wanted.title: sha256() for wanted in config.tasks}
+    def __init__(self, tasks: Sequence[TaskShare], strategies: Mapping[str, ReasoningConfig]) -> None:
+        self.strategies = dict(strategies)
+        self._sources = [(wanted, _open(wanted)) for wanted in tasks]
+        self._digests = {wanted.title: sha256() for wanted in tasks}
 
     @property
     def total(self) -> int | None:
@@ -95,7 +95,7 @@ class Workload:
         """A hash of the problems streamed so far, by task label; of all of them once `items` is exhausted."""
         return {label: digest.hexdigest()[:16] for label, digest in self._digests.items()}
 
-    def items(self, finished: Finished) -> Iterator[Item]:
+    def items(self, is_finished: Callable[[Item], bool]) -> Iterator[Item]:
         """Stream what is left to ask."""
         streams = {wanted.title: self._stream(wanted, task) for wanted, task in self._sources}
         while streams:
@@ -107,17 +107,17 @@ class Workload:
                 task, index, problem = found
                 for variant, strategy in self.strategies.items():
                     item = Item(variant, strategy, task, label, index, problem)
-                    if not finished.has(item):
+                    if not is_finished(item):
                         yield item
 
-    def _stream(self, wanted: EvaluateTask, task: Task) -> Iterator[tuple[Task, int, Problem]]:
+    def _stream(self, wanted: TaskShare, task: Task) -> Iterator[tuple[Task, int, Problem]]:
         digest = self._digests[wanted.title] = sha256()
         for index, problem in enumerate(task.problems(wanted.split, wanted.problems, wanted.seed)):
             digest.update(f"{problem.id}\n{problem.text}\n{problem.answer}\n".encode("utf-8", "surrogatepass"))
             yield task, index, problem
 
 
-def _open(wanted: EvaluateTask) -> Task:
+def _open(wanted: TaskShare) -> Task:
     task = get_task(wanted.task)
     check_split(task, wanted.split)
     if wanted.problems is None and task.splits[wanted.split] is None and _is_endless(task):
@@ -132,7 +132,7 @@ def _is_endless(task: Task) -> bool:
     return isinstance(task, ReferenceTask)
 
 
-def _size(wanted: EvaluateTask, task: Task) -> int | None:
+def _size(wanted: TaskShare, task: Task) -> int | None:
     there = task.splits[wanted.split]
     if wanted.problems is None:
         return there

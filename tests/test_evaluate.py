@@ -18,7 +18,7 @@ import pytest
 import yaml
 from fsspec.implementations.memory import MemoryFileSystem
 
-import pipelines.evaluate
+import pipelines.session
 from actors.pool import PoolHandle
 from cleave.config.base import load, validate
 from cleave.config.evaluate import EvaluateConfig
@@ -65,6 +65,10 @@ def config(recording: Path, tmp_path: Path) -> Callable[..., EvaluateConfig]:
     return build
 
 
+def workload(config: EvaluateConfig) -> Workload:
+    return Workload(config.tasks, config.strategies())
+
+
 def answers(config: EvaluateConfig) -> dict[tuple[str, str, int], tuple[str | None, str]]:
     """What came out, without what may differ between runs (times, order)."""
     rows = list(read_traces(RunFolder.open(config.storage_path, config.name)))
@@ -87,7 +91,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[Roles
                 await result  # type: ignore[misc]
         return trace
 
-    monkeypatch.setattr(pipelines.evaluate, "reason", watched)
+    monkeypatch.setattr(pipelines.session, "reason", watched)
     return asked
 
 
@@ -124,7 +128,7 @@ def test_resumed_run_equals_an_uninterrupted_one(config: Callable[..., EvaluateC
     whole = config(name="whole")
     assert main(whole) == 0
     asked = stop_after(monkeypatch, 31, lambda roles: signal.raise_signal(signal.SIGINT))
-    assert main(config(max_in_flight=4)) == pipelines.evaluate.INTERRUPTED
+    assert main(config(max_in_flight=4)) == pipelines.session.INTERRUPTED
     kept = len(Finished.read(RunFolder.open(config().storage_path, "demo")))
     assert 31 <= kept <= len(asked)
     asked.clear()
@@ -169,7 +173,7 @@ def test_sigterm_keeps_what_is_finished(config: Callable[..., EvaluateConfig], m
         await asyncio.sleep(5)
 
     stop_after(monkeypatch, 10, pause)
-    assert main(config(max_in_flight=2)) == pipelines.evaluate.TERMINATED
+    assert main(config(max_in_flight=2)) == pipelines.session.TERMINATED
     assert len(Finished.read(RunFolder.open(config().storage_path, "demo"))) >= 9
 
 
@@ -260,7 +264,7 @@ def test_changed_data_is_noticed_on_resume(
     split = next(iter(_splits(task)))
     own = config(tasks=[{"task": task, "split": split, "problems": None, "label": "own"}], variants={}, max_in_flight=1)
     stop_after(monkeypatch, 5, lambda roles: signal.raise_signal(signal.SIGINT))
-    assert main(own) == pipelines.evaluate.INTERRUPTED
+    assert main(own) == pipelines.session.INTERRUPTED
     data.write_text("".join(json.dumps({"id": p.id, "question": p.question + " Please.", "answer": p.answer}) + "\n" for p in problems))
     with pytest.raises(DataError, match=r"problems of own are not those.*overwrite=true"):
         main(own)
@@ -329,7 +333,7 @@ def test_dry_run_starts_and_writes_nothing(
 
 
 def test_workload_takes_turns_and_skips_what_is_finished(config: Callable[..., EvaluateConfig]) -> None:
-    items = list(Workload(config()).items(Finished()))
+    items = list(workload(config()).items(Finished().has))
     assert [(item.label, item.index, item.variant) for item in items[:4]] == [
         ("arithmetic", 0, "static"),
         ("arithmetic", 0, "single"),
@@ -339,7 +343,7 @@ def test_workload_takes_turns_and_skips_what_is_finished(config: Callable[..., E
     finished = Finished()
     for item in items[::2]:
         finished.add(item.variant, item.label, item.index, item.problem.id, item.problem.question)
-    left = list(Workload(config()).items(finished))
+    left = list(workload(config()).items(finished.has))
     assert [(item.variant, item.problem) for item in left] == [(item.variant, item.problem) for item in items[1::2]]
 
 
