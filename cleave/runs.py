@@ -75,11 +75,12 @@ class RunFolder:
         with self._storage("read"):
             return bool(self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound)
 
-    def names(self, under: str) -> list[str]:
-        """Names of the files directly in a sub-folder, sorted, each with the sub-folder's name; none if it does not exist."""
+    def names(self, under: str, *, recursive: bool = False) -> list[str]:
+        """Names of the files in a sub-folder, sorted, each with its path inside this folder; none if it does not exist."""
         with self._storage("read"):
-            infos = self.filesystem.get_file_info(fs.FileSelector(self.path(under), allow_not_found=True))
-        return sorted(f"{under}/{info.base_name}" for info in infos if info.is_file and not info.base_name.startswith("."))
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path(under), allow_not_found=True, recursive=recursive))
+        start = len(self.path(".")) + 1
+        return sorted(info.path[start:] for info in infos if info.is_file and not info.base_name.startswith("."))
 
     def read_text(self, name: str) -> str:
         with self._storage("read"), self.filesystem.open_input_stream(self.path(name)) as stream:

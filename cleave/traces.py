@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -18,11 +19,11 @@ import pyarrow.parquet as pq
 
 from cleave.errors import StorageError
 from cleave.runs import RunFolder
-from cleave.types import Trace, from_json, to_dict, to_json
+from cleave.types import Problem, Trace, from_json, to_dict, to_json
 
 TRACES = "traces.parquet"
 SHARDS = "shards"
-VERSION = "1"
+VERSION = "2"
 BATCH_ROWS = 512
 
 Outcome = Literal["right", "wrong", "failed", "unjudged", "unlabelled"]
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("index", pa.int64()),
         ("problem_id", pa.string()),
+        ("problem_key", pa.string()),
         ("question", pa.string()),
         ("gold", pa.string()),
         ("depth", pa.int32()),
@@ -91,10 +93,21 @@ class ScoredTrace:
         return "right" if self.correct else "wrong"
 
 
+def problem_key(problem: Problem) -> str:
+    """Sixteen hexadecimal digits for what a problem asks and what answer counts: two problems of one key are the same problem."""
+    content = json.dumps([problem.id, problem.context, problem.question, problem.answer])
+    return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def write_traces(folder: RunFolder, name: str, rows: Sequence[ScoredTrace]) -> None:
+    """Write some rows as one Parquet file. Raises StorageError."""
+    with _writer(folder, name) as writer:
+        writer.write_table(_table(rows))
+
+
 def write_shard(folder: RunFolder, name: str, rows: Sequence[ScoredTrace]) -> None:
     """Write some rows as one shard. Raises StorageError."""
-    with _writer(folder, f"{SHARDS}/{name}.parquet") as writer:
-        writer.write_table(_table(rows))
+    write_traces(folder, f"{SHARDS}/{name}.parquet", rows)
 
 
 def shard_names(folder: RunFolder) -> list[str]:
@@ -206,6 +219,7 @@ def _row(row: ScoredTrace) -> dict[str, Any]:
         "task": row.task,
         "index": row.index,
         "problem_id": trace.problem.id,
+        "problem_key": problem_key(trace.problem),
         "question": trace.problem.question,
         "gold": trace.problem.answer,
         "depth": trace.problem.depth,

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from cleave.config.base import Config, dump, load, read_yaml, validate
+from cleave.config.collect import CollectConfig
 from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.serve import ServeArgs, load_serve, validate_args
@@ -27,6 +28,7 @@ def read_serve(path: Path) -> Config:
 
 
 READERS: dict[str, Callable[[Path], Config]] = {
+    "collect": lambda path: load(CollectConfig, path),
     "evaluate": lambda path: load(EvaluateConfig, path),
     "distill": lambda path: load(DistillConfig, path),
     "reference": lambda path: load(DistillConfig, path),
@@ -69,7 +71,7 @@ def test_unknown_folder_is_an_error() -> None:
         reader(ROOT / "configs" / "nowhere" / "a.yaml")
 
 
-@pytest.mark.parametrize("cls", [EvaluateConfig, DistillConfig, ServeArgs])
+@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs])
 def test_every_field_says_what_it_means(cls: type[Config]) -> None:
     def undocumented(schema: dict[str, object]) -> list[str]:
         models = [schema, *schema.get("$defs", {}).values()]  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ from cleave.reasoning import reason
 from cleave.roles import Roles
 from cleave.runs import RunFolder
 from cleave.tasks.reference.task import reference_task
-from cleave.traces import read_traces, shard_names
+from cleave.traces import problem_key, read_traces, shard_names
 from cleave.types import Problem, Trace
 from pipelines.evaluate import main
 from pipelines.workload import Finished, Workload
@@ -342,7 +342,7 @@ def test_workload_takes_turns_and_skips_what_is_finished(config: Callable[..., E
     ]
     finished = Finished()
     for item in items[::2]:
-        finished.add(item.variant, item.label, item.index, item.problem.id, item.problem.question)
+        finished.add(item.variant, item.label, item.index, problem_key(item.problem))
     left = list(workload(config()).items(finished.has))
     assert [(item.variant, item.problem) for item in left] == [(item.variant, item.problem) for item in items[1::2]]
 

@@ -1,10 +1,23 @@
-"""`cleave distill`: models are trained."""
+"""`cleave collect` and `distill`: a teacher's traces are gathered, models are trained."""
 
 from __future__ import annotations
 
 import typer
 
-from cleave.commands.arguments import AsJson, ConfigPath, DryRun, Overrides
+from cleave.commands.arguments import AsJson, ConfigPath, DryRun, Overrides, Record
+
+
+def collect(
+    config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False, record: Record = None
+) -> int:
+    """Gather a teacher's traces on a train split; what is there is never asked again."""
+    from cleave.config.base import load
+    from cleave.config.collect import CollectConfig
+
+    resolved = load(CollectConfig, config, overrides or [])
+    from pipelines.collect import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json, record=record)
 
 
 def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
@@ -20,5 +33,5 @@ def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = F
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (distill,):
+    for command in (collect, distill):
         app.command()(command)
