@@ -7,7 +7,7 @@ are tokenised apart, as they are when a model answers a prompt, so that training
     digest = write_shard("examples-00000.parquet", examples)
     for example in read_shard("examples-00000.parquet"): ...
 
-Left out: which texts a role is trained on (pipelines/gold.py), the order of examples (curriculum/), batches (packing.py).
+Left out: which texts a role is trained on (pipelines/formats.py), the order of examples (curriculum/), batches (packing.py).
 """
 
 from __future__ import annotations

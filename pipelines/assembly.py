@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cleave.config.distill import DistillConfig, TrainConfig
+from cleave.config.distill import DistillConfig, TaskMix, TrainConfig
 from cleave.curriculum.sampler import Stage, StagedSampler
 from cleave.examples import Encoder, Example
 from cleave.prompts import load_prompts
+from cleave.screening import Counts
 from cleave.seeds import derive_seed
 from cleave.tasks.registry import get_task
-from pipelines.gold import GoldSource, held_out
+from pipelines.screened import collected
+from pipelines.sources import ExampleSource, Supply, held_out, supply_of
 from pipelines.start import add_lora, compile_layers, load_start
 
 if TYPE_CHECKING:
@@ -24,25 +26,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on and what is measured on."""
+    """What is trained on and what is measured on. `screening`: what became of a collection's traces, by task."""
 
-    sources: dict[str, GoldSource]
+    sources: dict[str, ExampleSource]
     held_out: list[Example]
+    screening: dict[str, Counts]
 
 
 def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Data:
     """Sources by task label, and the held-out examples, which do not depend on the run's seed."""
     prompts = load_prompts(config.prompts)
     encoder = Encoder(tokenizer, config.train.max_length)
-    sources: dict[str, GoldSource] = {}
-    measured: list[GoldSource] = []
+    sources: dict[str, ExampleSource] = {}
+    measured: list[ExampleSource] = []
+    screening: dict[str, Counts] = {}
     for mix in config.tasks:
-        task = get_task(mix.task)
         shared: dict[str, Any] = {"prompts": prompts, "formats": mix.formats or config.mix, "encoder": encoder}
-        sources[mix.title] = GoldSource(task, mix.split, seed=derive_seed("train", config.seed, mix.title), **shared)
-        if mix.eval_split is not None and mix.weight > 0 and config.evaluation.examples:
-            measured.append(GoldSource(task, mix.eval_split, seed=derive_seed("held out", mix.title), **shared))
-    return Data(sources, held_out(measured, config.evaluation.examples) if measured else [])
+        trained, held = _supplies(config, mix, screening)
+        sources[mix.title] = ExampleSource(trained, seed=derive_seed("train", config.seed, mix.title), **shared)
+        if held is not None and mix.weight > 0 and config.evaluation.examples:
+            measured.append(ExampleSource(held, seed=derive_seed("held out", mix.title), **shared))
+    return Data(sources, held_out(measured, config.evaluation.examples) if measured else [], screening)
+
+
+def _supplies(config: DistillConfig, mix: TaskMix, screening: dict[str, Counts]) -> tuple[Supply, Supply | None]:
+    """The problems of one task to train on, and those to measure on."""
+    task = get_task(mix.task)
+    if config.collection is None:
+        return supply_of(task, mix.split), None if mix.eval_split is None else supply_of(task, mix.eval_split)
+    shelves = collected(config.collection, mix.title, task)
+    screening[mix.title] = shelves.counts
+    return shelves.trained, shelves.held_out
 
 
 def build_sampler(config: DistillConfig, data: Data, world_size: int) -> StagedSampler:

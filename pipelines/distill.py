@@ -136,6 +136,7 @@ def describe(config: DistillConfig, data: Any) -> dict[str, Any]:
             "held_out": content_hash(data.held_out),
             "first_chunks": {name: content_hash(source.chunk(0)) for name, source in data.sources.items()},
         },
+        **({"screening": {name: counts.to_dict() for name, counts in data.screening.items()}} if data.screening else {}),
     )
 
 

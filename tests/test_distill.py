@@ -26,7 +26,7 @@ from cleave.solutions import parse_solution
 from cleave.tasks.reference import reference_task
 from cleave.types import Problem
 from pipelines.distill import main
-from pipelines.gold import CHUNK, GoldSource, held_out
+from pipelines.sources import CHUNK, ExampleSource, held_out, supply_of
 
 SHAPE = {
     "hidden_size": 16,
@@ -64,14 +64,14 @@ def texts(tokenizer: Any, example: Example) -> tuple[str, str]:
     return tokenizer.decode(example.input_ids[:start]), tokenizer.decode(example.input_ids[start:-1])
 
 
-def make_source(tokenizer: Any, name: Format, family: str = "arithmetic", seed: int = 0) -> GoldSource:
+def make_source(tokenizer: Any, name: Format, family: str = "arithmetic", seed: int = 0) -> ExampleSource:
     encoder = Encoder(tokenizer, 4000)
-    return GoldSource(
-        reference_task(family), "train", prompts=load_prompts("reference-v1"), formats={name: 1.0}, encoder=encoder, seed=seed
+    return ExampleSource(
+        supply_of(reference_task(family), "train"), prompts=load_prompts("reference-v1"), formats={name: 1.0}, encoder=encoder, seed=seed
     )
 
 
-def problems_of(source: GoldSource, examples: list[Example]) -> dict[str, Problem]:
+def problems_of(source: ExampleSource, examples: list[Example]) -> dict[str, Problem]:
     """The problems behind examples, found again by their ids, which hold the seed of their chunk."""
     seed = int(examples[0].problem_id.split("-")[2])
     return {problem.id: problem for problem in reference_task("arithmetic").problems("train", 100, seed=seed)}
@@ -132,7 +132,7 @@ def test_chunks_are_functions_of_seed_and_index(tiny_tokenizer: Any) -> None:
     assert len(ids[0] & other) < 10
 
 
-class Shelf:
+class FourProblems:
     """A small stored task: four problems, two of them without what formats need."""
 
     name, description = "shelf", "four problems"
@@ -152,8 +152,10 @@ class Shelf:
 
 
 def test_stored_tasks_come_in_epochs_without_what_cannot_be_learned(tiny_tokenizer: Any) -> None:
-    def source(formats: dict[Format, float]) -> GoldSource:
-        return GoldSource(Shelf(), "train", prompts=load_prompts("reference-v1"), formats=formats, encoder=Encoder(tiny_tokenizer, 1000))
+    def source(formats: dict[Format, float]) -> ExampleSource:
+        return ExampleSource(
+            supply_of(FourProblems(), "train"), prompts=load_prompts("reference-v1"), formats=formats, encoder=Encoder(tiny_tokenizer, 1000)
+        )
 
     direct = source({"direct": 1.0})
     epochs = [[example.problem_id for example in direct.chunk(index)] for index in range(6)]

@@ -170,3 +170,12 @@ def test_sums_are_right_and_facts_are_the_worlds():
     few = [s.text for p in reference_task("facts", coverage=0.5).problems("train", 50) for s in p.gold_steps]
     pairs = [re.fullmatch(r"the (\w+) of (\w+) = \w+", text).groups() for text in few]
     assert all(covered(subject, relation, 0.5) for relation, subject in pairs)
+
+
+def test_open_names_are_many_and_never_held_out() -> None:
+    rng = random.Random(0)
+    drawn = [name for _ in range(300) for name in names.open_names(rng, 12)]
+    assert not set(drawn) & set(names.HELD_OUT)
+    assert len(set(drawn)) > 2500
+    problems = [problem.text for problem in reference_task("arithmetic", vocabulary="open").problems("train", 300)]
+    assert not any(re.search(rf"\b({'|'.join(names.HELD_OUT)})\b", text) for text in problems)

@@ -51,6 +51,23 @@ class TaskMix(Config):
         return self.label or self.task.name
 
 
+class CollectionConfig(Config):
+    """Targets from a teacher's traces, gathered by `cleave collect`, and which of them are learned from."""
+
+    path: str
+    """Run folder of the collection."""
+    recipe: str | None = None
+    """Hash of the teacher, where the collection holds several; null: the only one."""
+    keep: Literal["all", "answered"] = "answered"
+    """all: every plan (S_D-T) or solution (S_E-T); answered: those that led to the right answer (S_D-R)."""
+    answers: Literal["teacher", "gold"] = "teacher"
+    """The final answer that is learned: the teacher's, or the problem's own with the teacher's steps (S_E-A)."""
+    second_chance: bool = True
+    """Keep a plan whose first solution is wrong for a later one that is right (answered only)."""
+    held_out: float = Field(0.02, ge=0, lt=1)
+    """Share of the problems that is never trained on and measured instead; `eval_split` does not apply to collections."""
+
+
 class FreshConfig(Config):
     """A new model with random weights."""
 
@@ -213,8 +230,10 @@ class DistillConfig(Config):
     """Name of the run; its folder is storage_path/name."""
     role: TrainedRole
     """What the model will be: decomposer, solver, or general (all formats; a base to start from)."""
-    source: Literal["gold"] = "gold"
-    """Where targets come from: gold, the tasks' own plans and steps."""
+    source: Literal["gold", "collection"] = "gold"
+    """Where targets come from: gold, the tasks' own plans and steps; collection, a teacher's traces."""
+    collection: CollectionConfig | None = None
+    """Which traces (source: collection only)."""
     tasks: tuple[TaskMix, ...] = Field(min_length=1)
     """Tasks to train on."""
     prompts: str = "reference-v1"
@@ -257,6 +276,8 @@ class DistillConfig(Config):
             unknown = set(stage.weights or ()) - set(names)
             if unknown:
                 raise ValueError(f"a stage weighs {sorted(unknown)[0]!r}, which is no task of this run; there are {', '.join(names)}")
+        if (self.source == "collection") != (self.collection is not None):
+            raise ValueError("source: collection and the section `collection` belong together; give both or neither")
         if self.backend == "inline" and self.num_workers != 1:
             raise ValueError("the inline backend has one worker; set backend: ray or num_workers: 1")
         return self

@@ -1,7 +1,7 @@
 """Made-up names of two syllables, so that a name never seen in training still consists of known pieces.
 
 `TRAIN` and `HELD_OUT` are disjoint and serve arithmetic and reading;
-`PEOPLE`, `CITIES` and `COMPANIES` are the entities of the lookup world.
+`PEOPLE`, `CITIES` and `COMPANIES` are the entities of the lookup world. `open_names` draws from so many that none can be learned by heart.
 """
 
 import random
@@ -30,3 +30,17 @@ HELD_OUT = _GIVEN[1000:1100]
 PEOPLE = _GIVEN[1100:1740]
 CITIES = _shuffled(STARTS, CITY_ENDS, seed=2)[:200]
 COMPANIES = _shuffled(STARTS, COMPANY_ENDS, seed=3)[:200]
+_SPOKEN_FOR = frozenset(HELD_OUT)
+_LONG = 0.5
+"""Share of open names that have three syllables."""
+
+
+def open_names(rng: random.Random, count: int) -> list[str]:
+    """Different names of two or three syllables, never a held-out one: 46 x 40 and 46 x 40 x 40 to draw from."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        ends = rng.choices(ENDS, k=2 if rng.random() < _LONG else 1)
+        name = rng.choice(STARTS) + "".join(ends)
+        if name not in _SPOKEN_FOR:
+            found[name] = None
+    return list(found)

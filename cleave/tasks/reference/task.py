@@ -7,7 +7,7 @@ is a function of (seed, split, i) alone.
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import count, islice
 from typing import Any
@@ -30,6 +30,8 @@ FAMILIES = {
 # Share of all possible problems that belongs to each split: [from, to).
 BUCKETS = {"test": (0.0, 0.3), "validation": (0.3, 0.4), "train": (0.4, 1.0), "extrapolation": (0.0, 0.3)}
 HELD_OUT_SPLITS = ("test", "extrapolation")
+MOST_PEOPLE = 40
+"""Names at hand for one problem, where they are drawn for each."""
 REFERENCE = re.compile(r"#(\d+)")
 
 
@@ -49,8 +51,8 @@ class ReferenceTask:
         self.profile = profile
         self.noise = noise or Noise()
         self.dials = _changed(getattr(profile, family), dials or {})
-        if vocabulary not in (None, "train", "held_out"):
-            raise ConfigError(f"vocabulary {vocabulary!r} is not known; use train or held_out.")
+        if vocabulary not in (None, "train", "held_out", "open"):
+            raise ConfigError(f"vocabulary {vocabulary!r} is not known; use train, held_out or open.")
         self._vocabulary = vocabulary
 
     @property
@@ -81,9 +83,14 @@ class ReferenceTask:
             if low <= share_of(draft.key) < high:
                 return _problem(f"{self.name}-{split}-{seed}-{index}", self.name, draft, self.noise, rng)
 
-    def _draft(self, rng: random.Random, split: str) -> Draft:
+    def _names(self, rng: random.Random, split: str) -> Sequence[str]:
+        if self._vocabulary == "open":
+            return names.open_names(rng, MOST_PEOPLE)
         held_out = self._vocabulary == "held_out" or (self._vocabulary is None and split in HELD_OUT_SPLITS)
-        vocabulary = names.HELD_OUT if held_out else names.TRAIN
+        return names.HELD_OUT if held_out else names.TRAIN
+
+    def _draft(self, rng: random.Random, split: str) -> Draft:
+        vocabulary = self._names(rng, split)
         if self.name == "arithmetic":
             dials = replace(self.dials, depths=(self.profile.extrapolation_depth,)) if split == "extrapolation" else self.dials
             return arithmetic.draft(rng, dials, vocabulary)

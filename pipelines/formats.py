@@ -1,0 +1,86 @@
+"""What is asked and what is learned: the formats of training examples, each written from a problem's plan, steps and answer.
+
+Whose plan and steps these are does not matter here: the task's own (`source: gold`) or a teacher's (`source: collection`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from cleave.config.distill import Format
+from cleave.examples import Pair
+from cleave.plans import ancestors, subplan
+from cleave.prompts import PromptSet
+from cleave.types import Plan, Problem, Prompt, SolutionStep
+
+
+def write_pair(prompts: PromptSet, formats: Mapping[Format, float], problem: Problem, rng: random.Random) -> Pair | None:
+    """The problem in one of the formats, drawn by weight; None where it lacks what every one of them needs."""
+    usable = {name: weight for name, weight in formats.items() if weight > 0 and has_what_it_needs(problem, name)}
+    if not usable:
+        return None
+    name = rng.choices(list(usable), list(usable.values()))[0]
+    prompt, target = _FORMATS[name](prompts, problem, rng)
+    skill = problem.skills[0] if problem.skills else ""
+    return Pair(prompt, target, problem_id=problem.id, skill=skill, depth=problem.depth, learn_prompt=name == "text")
+
+
+def has_what_it_needs(problem: Problem, name: Format) -> bool:
+    """Whether the problem can be written in a format."""
+    if name == "decompose":
+        return problem.gold_plan is not None
+    if problem.answer is None:
+        return False
+    if name in ("steps_with_plan", "step"):
+        return problem.gold_plan is not None and bool(problem.gold_plan.steps) and len(problem.gold_steps) == len(problem.gold_plan.steps)
+    return name == "direct" or bool(problem.gold_steps)
+
+
+def _plan(problem: Problem) -> Plan:
+    assert problem.gold_plan is not None
+    return problem.gold_plan
+
+
+def _answer(problem: Problem) -> str:
+    assert problem.answer is not None
+    return problem.answer
+
+
+def _decompose(prompts: PromptSet, problem: Problem, rng: random.Random) -> tuple[Prompt, str]:
+    return prompts.decompose(problem), prompts.decompose_target(_plan(problem))
+
+
+def _steps_with_plan(prompts: PromptSet, problem: Problem, rng: random.Random) -> tuple[Prompt, str]:
+    return prompts.solve(problem, "steps", _plan(problem)), prompts.solve_target(problem.gold_steps, _answer(problem))
+
+
+def _step(prompts: PromptSet, problem: Problem, rng: random.Random) -> tuple[Prompt, str]:
+    """Solve the part of the plan that leads to one step, as the stepwise strategy asks it."""
+    asked = rng.choice(_plan(problem).steps)
+    part, kept = _part(_plan(problem), problem.gold_steps, asked.id)
+    return prompts.solve(problem, "steps", part), prompts.solve_target(kept, kept[-1].answer)
+
+
+def _part(plan: Plan, steps: Sequence[SolutionStep], step_id: int) -> tuple[Plan, list[SolutionStep]]:
+    kept = (*ancestors(plan, step_id), step_id)
+    renumbered = [SolutionStep(new, steps[old - 1].text, steps[old - 1].answer) for new, old in enumerate(kept, start=1)]
+    return subplan(plan, step_id), renumbered
+
+
+def _single(prompts: PromptSet, problem: Problem, rng: random.Random) -> tuple[Prompt, str]:
+    return prompts.solve(problem, "steps"), prompts.solve_target(problem.gold_steps, _answer(problem))
+
+
+def _direct(prompts: PromptSet, problem: Problem, rng: random.Random) -> tuple[Prompt, str]:
+    return prompts.solve(problem, "answer"), prompts.solve_target((), _answer(problem))
+
+
+_FORMATS: dict[Format, Callable[[PromptSet, Problem, random.Random], tuple[Prompt, str]]] = {
+    "decompose": _decompose,
+    "steps_with_plan": _steps_with_plan,
+    "step": _step,
+    "single": _single,
+    "direct": _direct,
+    "text": _single,
+}

@@ -1,0 +1,113 @@
+"""Where training examples come from: the problems of a task split, or a list of problems such as a screened collection.
+
+An endless task is read in chunks with a seed each, so that any place of the stream can be reached at once and nothing is held in
+memory; problems that end come in shuffled epochs. Left out: what examples say (formats.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
+
+from cleave.config.distill import Format
+from cleave.console import say
+from cleave.errors import DataError
+from cleave.examples import Encoder, Example, Pair
+from cleave.prompts import PromptSet
+from cleave.tasks.files import FileTask
+from cleave.tasks.hub import HubTask
+from cleave.tasks.task import Task, check_split
+from cleave.types import Problem
+from pipelines.formats import write_pair
+
+CHUNK = 512
+"""Problems per chunk: large enough for batch tokenisation, small enough to be made again on resume."""
+_MOST_STORED = 500_000
+
+
+class Supply(Protocol):
+    """Problems by chunk, from 0; the same index gives the same problems."""
+
+    name: str
+    """What the problems are, for seeds."""
+    ends: bool
+    """Whether chunk 0 holds all there is; later chunks are then other orders of the same."""
+
+    def problems(self, index: int, rng: random.Random) -> Iterable[Problem]: ...
+
+
+class Stream:
+    """A generated split: chunk k is drawn with a seed of its own."""
+
+    ends = False
+
+    def __init__(self, task: Task, split: str) -> None:
+        self.name = f"{task.name}/{split}"
+        self._task, self._split = task, split
+
+    def problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
+        return self._task.problems(self._split, CHUNK, seed=rng.getrandbits(62))
+
+
+class Shelf:
+    """Problems in memory: chunk k is all of them in the k-th order."""
+
+    ends = True
+
+    def __init__(self, name: str, problems: Sequence[Problem]) -> None:
+        self.name = name
+        self._problems = list(problems)
+
+    def problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
+        order = list(self._problems)
+        rng.shuffle(order)
+        return order
+
+
+def supply_of(task: Task, split: str) -> Supply:
+    """The problems of a task split. Raises ConfigError for an unknown split, DataError where nothing has a gold answer."""
+    check_split(task, split)
+    if task.splits[split] is None and not isinstance(task, FileTask | HubTask):  # files know no size before they are read
+        return Stream(task, split)
+    problems = list(islice((problem for problem in task.problems(split) if problem.answer is not None), _MOST_STORED))
+    if len(problems) == _MOST_STORED:
+        say(f"{task.name}/{split}: only the first {_MOST_STORED:,} problems are used.")
+    if not problems:
+        raise DataError(f"no problem of {task.name}/{split} has a gold answer, so there is nothing to learn; choose another split or task.")
+    return Shelf(f"{task.name}/{split}", problems)
+
+
+class ExampleSource:
+    """Examples of one supply; a Source of curriculum/sampler.py. Each problem is written in one format, drawn by weight."""
+
+    def __init__(self, supply: Supply, *, prompts: PromptSet, formats: Mapping[Format, float], encoder: Encoder, seed: int = 0) -> None:
+        self._supply, self._seed = supply, seed
+        self._prompts, self._formats, self._encoder = prompts, dict(formats), encoder
+
+    def chunk(self, index: int) -> list[Example]:
+        """512 problems of an endless supply, or one epoch of a finite one; problems without what the formats need are left out."""
+        return self._encoder(list(self._pairs(index)))
+
+    def examples(self, count: int) -> list[Example]:
+        """The first `count` examples, fewer where the supply ends; what chunks 0, 1, … begin with, without computing them whole."""
+        found: list[Example] = []
+        for index in range(1 if self._supply.ends else 1 + 8 * count // CHUNK):
+            pairs = self._pairs(index)
+            while len(found) < count and (some := list(islice(pairs, count - len(found)))):
+                found.extend(self._encoder(some))
+        return found
+
+    def _pairs(self, index: int) -> Iterator[Pair]:
+        rng = random.Random(f"{self._seed}/{self._supply.name}/{index}")
+        written = (write_pair(self._prompts, self._formats, problem, rng) for problem in self._supply.problems(index, rng))
+        return (pair for pair in written if pair is not None)
+
+
+def held_out(sources: Sequence[ExampleSource], count: int) -> list[Example]:
+    """`count` examples in all, evenly from the sources, interleaved so that a prefix covers all of them."""
+    each = [source.examples(-(-count // len(sources))) for source in sources]
+    longest = max(map(len, each), default=0)
+    mixed = [examples[k] for k in range(longest) for examples in each if k < len(examples)]
+    return mixed[:count]
