@@ -1,5 +1,6 @@
 """The generated tasks: gold answers follow from the gold steps, splits never overlap, dials do what they say, the profile is frozen."""
 
+import random
 import re
 from itertools import islice
 
