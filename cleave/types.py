@@ -83,7 +83,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Usage:
-    """What calls to one role cost. `seconds` is time in the model, `flops` 2 × parameters × tokens, `price` in the config's currency."""
+    """What calls to one role cost. `seconds` is time in the model, `flops` those of the forward pass, `price` in the config's currency."""
 
     calls: int = 0
     prompt_tokens: int = 0

@@ -50,7 +50,7 @@ async def test_usage_counts_a_prompt_once(model: HuggingFaceModel) -> None:
     total = sum((reply.usage for reply in replies), Usage())
     generated = sum(len(reply.token_ids) for reply in replies)
     assert (total.calls, total.prompt_tokens, total.completion_tokens) == (1, 5, generated)
-    assert total.flops == 2 * (model.info.parameters or 0) * (5 + generated)
+    assert 2 * (model.info.parameters or 0) * (5 + generated) < total.flops < 3 * (model.info.parameters or 0) * (5 + generated)
     assert total.price == pytest.approx(5e-6 + 2e-6 * generated)
     assert total.seconds > 0
     [greedy] = await model.generate([Prompt(text="abcde")], Sampling(max_tokens=4, n=3))

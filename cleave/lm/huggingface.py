@@ -22,6 +22,7 @@ from cleave.decoding.score import score_batch
 from cleave.decoding.stopping import TextStream
 from cleave.errors import ConfigError, GenerationError
 from cleave.lm.checkpoint import Checkpoint
+from cleave.lm.flops import forward_cost
 from cleave.lm.protocol import Capability
 from cleave.lm.thinking import ThinkingFilter, strip_thinking
 from cleave.lm.tokens import encode, encode_pair, prompt_text
@@ -55,7 +56,7 @@ class HuggingFaceModel:
         self._sampler = Sampler(
             model, self.tokenizer, eos_ids=checkpoint.eos_ids, max_len=checkpoint.max_len, max_batch_size=max_batch_size
         )
-        self._parameters = parameters
+        self._cost = forward_cost(model)
         self._prices = prompt_price / 1e6, completion_price / 1e6
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lm")
         self._closed = threading.Event()
@@ -135,7 +136,7 @@ class HuggingFaceModel:
         replies: list[list[Completion]] = []
         for prompt, prompt_ids, rows in zip(prompts, ids, drawn, strict=True):
             usages = [
-                Usage() if rows.index(row) < i else self._usage(len(prompt_ids) if i == 0 else 0, len(row.tokens), seconds_per_token)
+                Usage() if rows.index(row) < i else self._usage(len(prompt_ids), len(row.tokens), seconds_per_token, further=i > 0)
                 for i, row in enumerate(rows)
             ]
             replies.append([_completion(prompt, row, usage) for row, usage in zip(rows, usages, strict=True)])
@@ -159,16 +160,16 @@ class HuggingFaceModel:
     def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return [encode(self.tokenizer, prompt, prompt_text(self.tokenizer, prompt)) for prompt in prompts]
 
-    def _usage(self, prompt_tokens: int, completion_tokens: int, seconds_per_token: float) -> Usage:
-        """Usage of one reply; a reply without prompt tokens is a further sample of a call that is already counted."""
-        tokens = prompt_tokens + completion_tokens
+    def _usage(self, prompt: int, completion: int, seconds_per_token: float, *, further: bool = False) -> Usage:
+        """Usage of one reply by tokens; `further`: another sample of a call whose prompt is counted already."""
+        asked = 0 if further else prompt
         return Usage(
-            calls=1 if prompt_tokens else 0,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            seconds=seconds_per_token * tokens,
-            flops=2.0 * self._parameters * tokens,
-            price=prompt_tokens * self._prices[0] + completion_tokens * self._prices[1],
+            calls=0 if further else 1,
+            prompt_tokens=asked,
+            completion_tokens=completion,
+            seconds=seconds_per_token * (asked + completion),
+            flops=self._cost.of(asked + completion, context=prompt - asked),
+            price=asked * self._prices[0] + completion * self._prices[1],
         )
 
 
