@@ -39,7 +39,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(recording: Path, tmp_path: Path) -> Callable[..., CollectConfig]:
     def build(**changes: Any) -> CollectConfig:
-        role = {"model": f"recorded:{recording}", "prompts": "reference-v1"}
+        role = {"model": f"recorded:{recording}", "prompts": "reference-v1", "resources": {"num_cpus": 0.25}}
         data: dict[str, Any] = {
             "name": "teacher",
             "storage_path": str(tmp_path),
@@ -222,3 +222,11 @@ def test_keys_find_what_they_hold() -> None:
 def test_gold_plans_are_not_collected(config: Callable[..., CollectConfig]) -> None:
     with pytest.raises(ConfigError, match="source: gold"):
         config(reasoning={"gold_plan": True})
+
+
+@pytest.mark.ray
+def test_actors_collect_what_one_process_does(config: Callable[..., CollectConfig], ray_session: None) -> None:
+    whole = config(name="whole")
+    assert main(whole) == 0
+    assert main(config(backend="actors")) == 0
+    assert content(config()) == content(whole)
