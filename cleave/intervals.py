@@ -1,13 +1,14 @@
-"""95 % (or other) intervals for the figures that we show: a share, and the difference of two variants on the same problems.
-
-Left out: intervals over training seeds (studies nest their own resampling).
-"""
+"""95 % (or other) intervals for the figures that we show: a share, a difference on the same problems, a mean over seeds and problems."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,24 @@ def paired_difference(pairs: Pairs, *, resamples: int = 10_000, seed: int = 0, c
     tail = (1 - confidence) / 2
     low, high = np.quantile(differences, [tail, 1 - tail])
     return Interval((pairs.only_a - pairs.only_b) / pairs.n, float(low), float(high))
+
+
+def over_seeds_and_problems(values: np.ndarray, *, resamples: int = 2000, seed: int = 0, confidence: float = 0.95) -> Interval:
+    """The mean of `values` [seeds, problems] with the percentile bootstrap that draws seeds and problems anew, both with replacement.
+
+    With one seed only problems vary, and the interval says nothing about training again.
+    """
+    import numpy as np
+
+    seeds, problems = values.shape
+    if not seeds or not problems:
+        return Interval(math.nan, -1.0, 1.0)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for k in range(resamples):
+        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
+        weights = np.bincount(rng.integers(problems, size=problems), minlength=problems) / problems
+        means[k] = drawn @ values @ weights
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(values.mean()), float(low), float(high))

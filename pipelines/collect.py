@@ -37,8 +37,8 @@ TEACHER = "teacher"
 """The variant of all rows: a collection has one way of reasoning per recipe."""
 
 
-def main(config: CollectConfig, *, dry_run: bool = False, as_json: bool = False, record: Path | None = None) -> int:
-    """Collect, or go on; returns the exit code. Raises CleaveError for what the user has to put right."""
+def main(config: CollectConfig, *, dry_run: bool = False, as_json: bool = False, record: Path | None = None, quiet: bool = False) -> int:
+    """Collect, or go on; returns the exit code. Raises CleaveError for what the user has to put right. `quiet`: no figures on stdout."""
     workload = Workload(config.tasks, {TEACHER: config.reasoning})
     if dry_run:
         return check(config, workload, as_json=as_json)
@@ -50,7 +50,7 @@ def main(config: CollectConfig, *, dry_run: bool = False, as_json: bool = False,
     code = session.run(errand, config, record)
     if code:
         return code
-    publish(errand, as_json=as_json)
+    publish(errand, as_json=as_json, quiet=quiet)
     if errand.exhausted:
         raise BudgetExceeded(f"{errand.exhausted}: {errand.asked} of {errand.total or 'its'} problems are collected; raise it to go on.")
     return 0
@@ -157,7 +157,7 @@ def _describe_role(role: RoleConfig, model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def publish(errand: CollectErrand, *, as_json: bool) -> None:
+def publish(errand: CollectErrand, *, as_json: bool, quiet: bool = False) -> None:
     """Count the collection's traces, write metrics.jsonl and show them."""
     folder = errand.collection.folder
     evaluation = Evaluation([TEACHER]).add_all(errand.collection.traces(errand.recipe))
@@ -168,7 +168,8 @@ def publish(errand: CollectErrand, *, as_json: bool) -> None:
         summary = {"run": folder.location, "recipe": errand.recipe, "traces": evaluation.problems, "figures": rows}
         print(json.dumps(summary, ensure_ascii=False))
         return
-    print_summary(evaluation)
+    if not quiet:
+        print_summary(evaluation)
     total: Usage = evaluation.costs[TEACHER].total
     shared = sum(errand.leakage.shared.values())
     say(f"{evaluation.problems:,} traces, {total.tokens:,} tokens; {shared} problems shared with evaluation splits.")

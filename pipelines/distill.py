@@ -35,19 +35,19 @@ _FREE_TO_CHANGE = {
 """Fields that change neither weights nor figures, so that a run may be resumed with others."""
 
 
-def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False) -> int:
-    """Run or resume one training. Returns 0 when finished, 130 when it was stopped and can be resumed."""
+def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False, quiet: bool = False) -> int:
+    """Run or resume one training. Returns 0 when finished, 130 when it was stopped and can be resumed. `quiet`: nothing on stdout."""
     if dry_run:
         return check(config, as_json=as_json)
     folder = open_run(config)
     if folder.exists("result.json"):
         say(f"{folder.location} is finished; use another name to train again.")
-        return show(json.loads(folder.read_text("result.json")), as_json=as_json)
+        return show(json.loads(folder.read_text("result.json")), as_json=as_json, quiet=quiet)
     finished = run_inline(config, folder) if config.backend == "inline" else run_on_ray(config, folder)
     if not finished:
         say(f"stopped; run the same command again to resume {folder.location} from its last checkpoint.")
         return 130
-    return show(json.loads(folder.read_text("result.json")), as_json=as_json)
+    return show(json.loads(folder.read_text("result.json")), as_json=as_json, quiet=quiet)
 
 
 def check(config: DistillConfig, *, as_json: bool) -> int:
@@ -163,8 +163,10 @@ def deliver_result(config: DistillConfig, folder: RunFolder, best: Path, result:
     folder.write_text("result.json", json.dumps({**result, "checkpoint": target}, indent=2) + "\n")
 
 
-def show(result: dict[str, Any], *, as_json: bool) -> int:
+def show(result: dict[str, Any], *, as_json: bool, quiet: bool = False) -> int:
     """The result on stdout."""
+    if quiet:
+        return 0
     print(json.dumps(result) if as_json else "\n".join(f"{name}: {value}" for name, value in result.items()))
     return 0
 

@@ -26,10 +26,10 @@ from pipelines.trace_sink import TraceSink
 from pipelines.workload import Finished, Item, Workload
 
 
-def main(config: EvaluateConfig, *, dry_run: bool = False, as_json: bool = False, record: Path | None = None) -> int:
+def main(config: EvaluateConfig, *, dry_run: bool = False, as_json: bool = False, record: Path | None = None, quiet: bool = False) -> int:
     """Run, or go on with, an evaluation; returns the exit code. Raises CleaveError for what the user has to put right.
 
-    `record` appends every call of a model to that file; the roles are then hosted in this process.
+    `record` appends every call of a model to that file; the roles are then hosted in this process. `quiet`: no figures on stdout.
     """
     workload = Workload(config.tasks, config.strategies())
     if dry_run:
@@ -43,7 +43,7 @@ def main(config: EvaluateConfig, *, dry_run: bool = False, as_json: bool = False
         code = session.run(EvaluationErrand(config, workload, folder), config, record)
         if code:
             return code
-    publish(config, folder, as_json=as_json)
+    publish(config, folder, as_json=as_json, quiet=quiet)
     return 0
 
 

@@ -19,13 +19,13 @@ from pipelines.workload import Workload
 MESSAGE_WIDTH = 90
 
 
-def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool) -> None:
-    """Count the finished traces, write metrics and report, and show the figures."""
+def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool, quiet: bool = False) -> None:
+    """Count the finished traces, write metrics and report, and show the figures unless `quiet`."""
     evaluation = write_results(run.folder, report=config.report)
     if as_json:
         figures = list(evaluation.rows())
         print(json.dumps({"run": run.folder.location, "traces": evaluation.problems, "figures": figures}, ensure_ascii=False))
-    else:
+    elif not quiet:
         print_summary(evaluation)
     say(f"results are in {run.folder.location}/{REPORT if config.report else METRICS}")
 

@@ -11,6 +11,7 @@ from cleave.config.collect import CollectConfig
 from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.serve import ServeArgs, load_serve, validate_args
+from cleave.config.study import StudyConfig
 from cleave.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[[Path], Config]] = {
     "distill": lambda path: load(DistillConfig, path),
     "reference": lambda path: load(DistillConfig, path),
     "serve": read_serve,
+    "studies": lambda path: load(StudyConfig, path),
 }
 
 
@@ -71,7 +73,7 @@ def test_unknown_folder_is_an_error() -> None:
         reader(ROOT / "configs" / "nowhere" / "a.yaml")
 
 
-@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs])
+@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudyConfig])
 def test_every_field_says_what_it_means(cls: type[Config]) -> None:
     def undocumented(schema: dict[str, object]) -> list[str]:
         models = [schema, *schema.get("$defs", {}).values()]  # type: ignore[attr-defined]

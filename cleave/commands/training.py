@@ -1,4 +1,4 @@
-"""`cleave collect` and `distill`: a teacher's traces are gathered, models are trained."""
+"""`cleave collect`, `distill` and `study`: a teacher's traces are gathered, models are trained, pairs of them compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,18 @@ def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = F
     return main(resolved, dry_run=dry_run, as_json=as_json)
 
 
+def study(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
+    """Collect, train students and compare pairs of roles: which part is worth distilling; a stopped study resumes."""
+    from cleave.config.base import load
+    from cleave.config.study import StudyConfig
+
+    resolved = load(StudyConfig, config, overrides or [])
+    from pipelines.study import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json)
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (collect, distill):
+    for command in (collect, distill, study):
         app.command()(command)
