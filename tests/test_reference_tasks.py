@@ -180,3 +180,17 @@ def test_open_names_are_many_and_never_held_out() -> None:
     assert len(set(drawn)) > 2500
     problems = [problem.text for problem in reference_task("arithmetic", vocabulary="open").problems("train", 300)]
     assert not any(re.search(rf"\b({'|'.join(names.HELD_OUT)})\b", text) for text in problems)
+
+
+@pytest.mark.parametrize("name", ["relations", "records"])
+def test_sheets_about_a_text_say_what_the_text_says(name: str) -> None:
+    for problem in reference_task(name).problems("train", 60):
+        assert [step.text.split(" = ")[0] for step in problem.gold_steps] == problem.question.split(" , ")
+        for step in problem.gold_steps:
+            asked, _, what = step.text.partition(" = ")
+            person = asked.rpartition(" of ")[2]
+            known = re.split(r"\W+", problem.context)
+            assert person in known
+            words = {"2": {"twice", "half", "2"}, "3": {"third", "3"}, "4": {"quarter", "4"}}
+            told = [word for word in what.split() if word not in "+-x/"]
+            assert all(words.get(word, {word}) & set(known) or word in known for word in told), step.text

@@ -149,6 +149,23 @@ def draft(rng: random.Random, dials: ArithmeticDials, names: Sequence[str]) -> D
     return Draft("", f"{text} {question}", tuple(nodes), tuple(skills), depth, f"{text} {question}")
 
 
+def relations(rng: random.Random, dials: ArithmeticDials, names: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """A text like those of the problems, with what it says of each person: (`Ranis`, `36`), (`Ganor`, `Ranis x 3`)."""
+    depth = rng.choice(dials.depths)
+    people = rng.sample(names, depth + 5)
+    verb, item, other = rng.choice(VERBS), *rng.sample(ITEMS, 2)
+    chains = [_chain(rng, dials, depth, people)]
+    if rng.random() < dials.joined:
+        chains.append(_chain(rng, dials, rng.randint(0, min(1, depth - 1)), people))
+    told = [line for chain in chains for line in _tell(rng, dials, chain, verb[0], item)]
+    told = _arrange(rng, dials, told, _distractors(rng, dials, chains, people, verb[0], item, other))
+    entries = [(chain.people[0], str(chain.values[0])) for chain in chains]
+    for chain in chains:
+        for a, b, (operation, n) in zip(chain.people, chain.people[1:], chain.operations, strict=False):
+            entries.append((b, f"{a} {SYMBOLS[operation]} {n}"))
+    return " ".join(line for line, _ in told), [(f"{item} of {person}", what) for person, what in entries]
+
+
 def _chain(rng: random.Random, dials: ArithmeticDials, length: int, people: list[str]) -> _Chain:
     chain = _Chain([people.pop()], [rng.randint(1, dials.max_operand)])
     for _ in range(length):

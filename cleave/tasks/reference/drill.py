@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from itertools import count, islice
 
 from cleave.errors import ConfigError
+from cleave.tasks.reference import arithmetic, reading
 from cleave.tasks.reference.arithmetic import APPLY, SYMBOLS, ArithmeticDials
 from cleave.tasks.reference.lookup import LookupDials, fact_text
+from cleave.tasks.reference.names import open_names
 from cleave.tasks.reference.profile import Profile
 from cleave.tasks.reference.world import covered, world
 from cleave.tasks.scoring import equal, lenient
@@ -18,7 +20,13 @@ from cleave.types import Problem, SolutionStep
 DRILLS = {
     "sums": "work sheets of single calculations in the range of arithmetic (for training)",
     "facts": "work sheets of single facts of the lookup world (for training)",
+    "relations": "work sheets of what a word problem says of each person, of any name (for training)",
+    "records": "work sheets of single entries read off passages and tables, about people of any name (for training)",
 }
+
+
+MOST_PEOPLE = 12
+"""Names at hand for one sheet; the profile has at most nine people in a text."""
 
 
 class DrillTask:
@@ -55,12 +63,29 @@ class DrillTask:
 
     def _problem(self, seed: int, index: int) -> Problem:
         rng = random.Random(f"{self.profile.name}/{self.name}/{seed}/{index}")
-        pairs = [self._line(rng) for _ in range(self.lines)]
+        context, pairs = self._sheet(rng)
         steps = tuple(SolutionStep(k, f"{work} = {answer}", answer) for k, (work, answer) in enumerate(pairs, start=1))
         question = " , ".join(work for work, _ in pairs)
         return Problem(
-            f"{self.name}-{seed}-{index}", question, answer=steps[-1].answer, task=self.name, skills=(self.name,), depth=1, gold_steps=steps
+            f"{self.name}-{seed}-{index}",
+            question,
+            context,
+            answer=steps[-1].answer,
+            task=self.name,
+            skills=(self.name,),
+            depth=1,
+            gold_steps=steps,
         )
+
+    def _sheet(self, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+        """What is told, if anything, and the lines."""
+        if self.name == "records":
+            context, entries = reading.records(rng, self.profile.reading, open_names(rng, MOST_PEOPLE))
+        elif self.name == "relations":
+            context, entries = arithmetic.relations(rng, self.profile.arithmetic, open_names(rng, MOST_PEOPLE))
+        else:
+            return "", [self._line(rng) for _ in range(self.lines)]
+        return context, rng.sample(entries, min(self.lines, len(entries)))
 
     def _line(self, rng: random.Random) -> tuple[str, str]:
         if self.name == "facts":

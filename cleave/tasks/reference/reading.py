@@ -99,6 +99,20 @@ def draft(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> Draf
     return Draft(context, question, tuple(nodes), skills, len(nodes), f"{context}\n{question}")
 
 
+def records(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """A passage or table with everything that can be read off it: (`fish of Tapas`, `58`), in the words of the solutions."""
+    table = rng.random() < dials.tables
+    measure, second = rng.sample(list(MEASURES), 2)
+    length = rng.randint(*(dials.rows if table else dials.sentences))
+    people = length if table else rng.randint(min(3, length), min(length, dials.max_people))
+    sheet = _Sheet(_rows(rng, dials, names, people), measure)
+    context = _table(rng, sheet, second) if table else _passage(rng, dials, sheet, length - people)
+    entries = [(f"{measure} of {row.name}", str(row.number)) for row in sheet.rows]
+    if table and second in context:
+        entries += [(f"{second} of {row.name}", str(row.extra)) for row in sheet.rows]
+    return context, entries + [(f"team of {row.name}", row.team) for row in sheet.rows]
+
+
 def _rows(rng: random.Random, dials: ReadingDials, names: Sequence[str], people: int) -> tuple[_Row, ...]:
     """Numbers are distinct; two or three teams share the people."""
     teams = rng.sample(TEAMS, rng.randint(2, 3))
