@@ -79,8 +79,8 @@ class RunFolder:
         """Names of the files in a sub-folder, sorted, each with its path inside this folder; none if it does not exist."""
         with self._storage("read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path(under), allow_not_found=True, recursive=recursive))
-        start = len(self.path(".")) + 1
-        return sorted(info.path[start:] for info in infos if info.is_file and not info.base_name.startswith("."))
+        start = len(self.path(".").strip("/")) + 1  # some file systems name their files from a leading slash, some do not
+        return sorted(info.path.strip("/")[start:] for info in infos if info.is_file and not info.base_name.startswith("."))
 
     def read_text(self, name: str) -> str:
         with self._storage("read"), self.filesystem.open_input_stream(self.path(name)) as stream:
