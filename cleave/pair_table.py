@@ -1,8 +1,8 @@
 """The pair table of a study: what each pair of decomposer and solver solves, loses against the baseline, and costs.
 
 Rows are finished evaluations of the same problems, one per training seed. Differences are paired by problem, their intervals resample
-seeds and problems (DESIGN: papers compare means of one run). Cost is money where every role of a row and of the baseline has a
-price, else FLOPs. Left out: running anything (pipelines/study.py) and the page (study_report).
+seeds and problems, because a student is one draw of its training. Cost is money where every role of a row and of the baseline has a
+price, else FLOPs. Left out: running anything (pipelines/study.py) and a page.
 """
 
 from __future__ import annotations
