@@ -108,10 +108,8 @@ class PairTable:
 
     def relative_cost(self, row: PairRow, role: str | None = None) -> float | None:
         """The row's cost as a share of the baseline's, of one role or of all; None where the baseline has none."""
-        base = next((other for other in self.rows() if other.name == self.baseline), None)
-        if base is None:
-            return None
-        ours, theirs = (each.total if role is None else each.cost.get(role, Cost()) for each in (row, base))
+        base = _mean_cost(self._runs[self.baseline][2])
+        ours, theirs = (sum(cost.values(), Cost()) if role is None else cost.get(role, Cost()) for cost in (row.cost, base))
         if ours.price and theirs.price:
             return ours.price / theirs.price
         return ours.flops / theirs.flops if theirs.flops else None

@@ -85,32 +85,42 @@ class _Sheet:
         return next((row.number for row in self.rows if row.name == name), 0)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A sheet in words; `second` is the measure of a table's other column, if it has one."""
+
+    context: str
+    table: bool
+    second: str
+
+
 def draft(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> Draft:
     """Draw one problem."""
-    table = rng.random() < dials.tables
-    measure, second = rng.sample(list(MEASURES), 2)
-    length = rng.randint(*(dials.rows if table else dials.sentences))
-    people = length if table else rng.randint(min(3, length), min(length, dials.max_people))
-    sheet = _Sheet(_rows(rng, dials, names, people), measure)
-    context = _table(rng, sheet, second) if table else _passage(rng, dials, sheet, length - people)
+    sheet, told = _tell(rng, dials, names)
     kinds = [count_team, count_more, compare, difference, total, team_total, most]
     question, nodes = (kind := rng.choice(kinds))(rng, sheet)
-    skills = (kind.__name__, "table" if table else "passage")
-    return Draft(context, question, tuple(nodes), skills, len(nodes), f"{context}\n{question}")
+    skills = (kind.__name__, "table" if told.table else "passage")
+    return Draft(told.context, question, tuple(nodes), skills, len(nodes), f"{told.context}\n{question}")
 
 
 def records(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
     """A passage or table with everything that can be read off it: (`fish of Tapas`, `58`), in the words of the solutions."""
+    sheet, told = _tell(rng, dials, names)
+    entries = [(f"{sheet.measure} of {row.name}", str(row.number)) for row in sheet.rows]
+    if told.table and told.second in told.context:
+        entries += [(f"{told.second} of {row.name}", str(row.extra)) for row in sheet.rows]
+    return told.context, entries + [(f"team of {row.name}", row.team) for row in sheet.rows]
+
+
+def _tell(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[_Sheet, _Told]:
+    """Draw rows and write them as a passage or a table."""
     table = rng.random() < dials.tables
     measure, second = rng.sample(list(MEASURES), 2)
     length = rng.randint(*(dials.rows if table else dials.sentences))
     people = length if table else rng.randint(min(3, length), min(length, dials.max_people))
     sheet = _Sheet(_rows(rng, dials, names, people), measure)
     context = _table(rng, sheet, second) if table else _passage(rng, dials, sheet, length - people)
-    entries = [(f"{measure} of {row.name}", str(row.number)) for row in sheet.rows]
-    if table and second in context:
-        entries += [(f"{second} of {row.name}", str(row.extra)) for row in sheet.rows]
-    return context, entries + [(f"team of {row.name}", row.team) for row in sheet.rows]
+    return sheet, _Told(context, table, second)
 
 
 def _rows(rng: random.Random, dials: ReadingDials, names: Sequence[str], people: int) -> tuple[_Row, ...]:
