@@ -6,6 +6,7 @@ Generated splits have no end, so their first problems are compared; stored ones 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cleave.config.collect import CollectConfig, CollectTask
@@ -75,7 +76,7 @@ def _against(config: CollectConfig) -> list[TaskShare]:
     ]
 
 
-def _asked(tasks: list[CollectTask], task: CollectTask) -> set[str]:
+def _asked(tasks: Sequence[CollectTask], task: CollectTask) -> set[str]:
     """Splits of the same task that are collected as well."""
     return {other.split for other in tasks if other.task == task.task}
 

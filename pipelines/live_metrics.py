@@ -26,8 +26,6 @@ from cleave.errors import StorageError
 from cleave.runs import METRICS, RunFolder
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     Row = dict[str, Any]
 
 ROW = "row"
@@ -49,7 +47,7 @@ class LiveMetrics(UserCallback):
         self._place = (storage_path, name)
         self._tensorboard, self._every_s = tensorboard, every_s
         self._rows: list[Row] | None = None
-        self._events: SummaryWriter | None = None
+        self._events: Any = None
         self._written = 0.0
 
     def after_report(self, run_context: Any, metrics: Sequence[Mapping[str, Any]], checkpoint: Any) -> None:
@@ -67,14 +65,14 @@ class LiveMetrics(UserCallback):
         self._rows = [kept for kept in self._rows if _place(kept) < _place(row)] + [row]
         if self._events is not None:
             for name, value in _scalars(row):
-                self._events.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+                self._events.add_scalar(name, value, row["step"])
         if time.monotonic() - self._written >= self._every_s or "loss" not in row:
             self._flush(folder)
 
     def _flush(self, folder: RunFolder) -> None:
         folder.write_lines(METRICS, self._rows or [])
         if self._events is not None:
-            self._events.flush()  # type: ignore[no-untyped-call]
+            self._events.flush()
         self._written = time.monotonic()
 
     def _open_events(self, folder: RunFolder, row: Row) -> None:
@@ -84,9 +82,9 @@ class LiveMetrics(UserCallback):
         from torch.utils.tensorboard import SummaryWriter
 
         if self._events is not None:
-            self._events.close()  # type: ignore[no-untyped-call]
+            self._events.close()
         place = folder.path("tensorboard") if folder.is_local else f"{folder.location}/tensorboard"
-        self._events = SummaryWriter(place, purge_step=row["step"])  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(place, purge_step=row["step"])
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from cleave.config.base import dump
 from cleave.config.study import StudyConfig
 from cleave.console import print_table, say
-from cleave.intervals import Interval
 from cleave.pair_table import Measured, PairRow, PairTable
 from cleave.runs import CONFIG, METRICS, RunFolder
 from pipelines import collect, distill, evaluate
+from pipelines.evaluation_summary import points
 
 
 def main(config: StudyConfig, *, dry_run: bool = False, as_json: bool = False) -> int:
@@ -91,9 +91,10 @@ def publish(config: StudyConfig, folder: RunFolder, *, as_json: bool) -> None:
     """Write metrics.jsonl and show the table."""
     table = table_of(config)
     rows = list(table.rows())
-    folder.write_lines(METRICS, (as_figures(table, row) for row in rows))
+    figures = [as_figures(table, row) for row in rows]
+    folder.write_lines(METRICS, figures)
     if as_json:
-        print(json.dumps({"run": folder.location, "rows": [as_figures(table, row) for row in rows]}))
+        print(json.dumps({"run": folder.location, "rows": figures}))
         return
     tasks = sorted({task for row in rows for task in row.by_task})
     columns = ["row", "n", "seeds", "all", *tasks, f"against {config.baseline}", "tokens", "cost", "decomposer", "solver"]
@@ -108,7 +109,8 @@ def lines(table: PairTable, rows: list[PairRow], tasks: list[str]) -> Iterator[l
         tokens = row.total.prompt_tokens + row.total.completion_tokens
         costs = [table.relative_cost(row, role) for role in (None, "decomposer", "solver")]
         shown = ["-" if cost is None else f"{100 * cost:.0f}" for cost in costs]
-        yield [row.name, str(row.n), str(row.seeds), str(row.accuracy), *accuracies, _points(row.difference), f"{tokens:.0f}", *shown]
+        against = "-" if row.difference is None else points(row.difference)
+        yield [row.name, str(row.n), str(row.seeds), str(row.accuracy), *accuracies, against, f"{tokens:.0f}", *shown]
 
 
 def as_figures(table: PairTable, row: PairRow) -> dict[str, object]:
@@ -140,9 +142,3 @@ def check(config: StudyConfig, *, as_json: bool) -> int:
         print(dump(config), end="")
         say(f"would collect once, train {trainings} times on {tokens:,} tokens in all, and evaluate {rows} times into {config.folder}")
     return 0
-
-
-def _points(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"

@@ -60,6 +60,16 @@ def load(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] 
     return validate(cls, data, source=str(path) if path is not None else "the command line")
 
 
+def validate_part(cls: type[C], data: dict[str, Any], where: str) -> C:
+    """A config inside another, built by a validator of the outer one. Raises ValueError that names the place of the first mistake."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (where, *first["loc"]))
+        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
 def validate(cls: type[C], data: Mapping[str, Any], source: str) -> C:
     """Build `cls` from plain data. Raises ConfigError with one sentence about the first mistake."""
     try:

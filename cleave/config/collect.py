@@ -41,7 +41,7 @@ class LeakageConfig(Config):
 class CollectConfig(WorkloadConfig):
     """One collection. Rows are addressed by content: teacher, prompts, sampling and problem; what is there is never asked again."""
 
-    tasks: list[CollectTask] = Field(min_length=1)  # type: ignore[assignment]
+    tasks: tuple[CollectTask, ...] = Field(min_length=1)
     """The problems."""
     reasoning: ReasoningConfig = ReasoningConfig()
     """How the teacher reasons: plans and solutions per problem, temperatures, limits."""

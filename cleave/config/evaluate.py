@@ -2,9 +2,9 @@
 
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cleave.config.base import Config
+from cleave.config.base import Config, validate_part
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.workload import WorkloadConfig
 
@@ -59,9 +59,4 @@ def _merged(name: str, base: ReasoningConfig, changes: dict[str, Any]) -> Reason
     data = base.model_dump()
     for key, value in changes.items():
         data[key] = {**data[key], **value} if isinstance(data.get(key), dict) and isinstance(value, dict) else value
-    try:
-        return ReasoningConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"variants.{name}.{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    return validate_part(ReasoningConfig, data, f"variants.{name}")

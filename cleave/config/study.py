@@ -1,10 +1,10 @@
 """Which part is worth distilling: one collection, students trained on it, pairs of decomposer and solver on the same problems."""
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cleave.config.base import Config
+from cleave.config.base import Config, validate_part
 from cleave.config.collect import CollectConfig
 from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
@@ -92,7 +92,7 @@ class StudyConfig(Config):
         """What is collected."""
         cast = self.models[self.teacher]
         roles = {role: part.model_dump() for role, part in (("decomposer", cast.decomposer), ("solver", cast.solver)) if part}
-        return _checked(CollectConfig, self.collect | {"name": "collection", "storage_path": self.folder, "roles": roles}, "collect")
+        return validate_part(CollectConfig, self.collect | {"name": "collection", "storage_path": self.folder, "roles": roles}, "collect")
 
     def student(self, name: str, seed: int) -> DistillConfig:
         """How a student is trained."""
@@ -100,7 +100,7 @@ class StudyConfig(Config):
         if data.setdefault("source", "collection") == "collection":
             data["collection"] = {"path": f"{self.folder}/collection", **data.get("collection", {})}
         named = {"name": f"{_as_name(name)}-seed{seed}", "storage_path": self.folder, "seed": seed}
-        return _checked(DistillConfig, data | named, f"students.{name}")
+        return validate_part(DistillConfig, data | named, f"students.{name}")
 
     def row(self, name: str, seed: int, checkpoints: dict[str, str] | None = None) -> EvaluateConfig:
         """How a row is measured; `checkpoints` are the students' folders."""
@@ -113,7 +113,7 @@ class StudyConfig(Config):
         if row.tasks is not None:
             data["tasks"] = [task for task in data["tasks"] if _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
-        return _checked(EvaluateConfig, data | {"name": f"row-{_as_name(name)}{suffix}", "storage_path": self.folder}, f"rows.{name}")
+        return validate_part(EvaluateConfig, data | {"name": f"row-{_as_name(name)}{suffix}", "storage_path": self.folder}, f"rows.{name}")
 
     def depends_on_seed(self, name: str) -> bool:
         """Whether a student plays in the row."""
@@ -149,18 +149,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         merged[key] = _merged(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
     return merged
-
-
-C = TypeVar("C", bound=Config)
-
-
-def _checked(cls: type[C], data: dict[str, Any], where: str) -> C:
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (where, *first["loc"]))
-        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _label(task: object) -> str:

@@ -41,7 +41,7 @@ class WorkloadConfig(Config):
     """Name of the run folder."""
     storage_path: str = "runs"
     """Where run folders are: a local path or a URL such as s3://bucket/runs."""
-    tasks: list[TaskShare] = Field(min_length=1)
+    tasks: tuple[TaskShare, ...] = Field(min_length=1)
     """The problems."""
     roles: RolesConfig = Field(default_factory=RolesConfig)
     """Who answers."""

@@ -78,7 +78,7 @@ class OpenAIModel:
         """See LanguageModel."""
         _check(sampling)
         thinking = ThinkingFilter()
-        payload = {**self._payload(prompt, replace(sampling, n=1, logprobs=0), prompt.seed), "stream": True}
+        payload = {**self._payload(prompt, replace(sampling, n=1), prompt.seed), "stream": True}
         payload.pop("logprobs", None)
         async for event in self._endpoint.events(_route(prompt), payload):
             for choice in event.get("choices") or ():
