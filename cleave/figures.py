@@ -5,39 +5,16 @@ svg = accuracy_by_task(evaluation)
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cleave.drawing import COLOURS, HEIGHT, INK, WIDTH, as_svg, frame, percentages, style
 from cleave.evaluation import OVERALL, By, Evaluation
 from cleave.intervals import Interval
 from cleave.roles import ROLES
-
-# Okabe and Ito's colours: they stay apart for colour-blind readers.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
-INK = "#3a4150"
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "axes.edgecolor": "#b6bcc8",
-    "axes.labelcolor": INK,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e6e9ef",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
-WIDTH, HEIGHT = 6.4, 3.5
 
 
 def accuracy_by_task(evaluation: Evaluation) -> str:
@@ -46,7 +23,7 @@ def accuracy_by_task(evaluation: Evaluation) -> str:
     shown: list[tuple[str, By, str]] = [(task, "task", task) for task in tasks]
     if len(tasks) > 1:
         shown.append(("all", "overall", OVERALL))
-    with _style("task"):
+    with style("task"):
         figure, axes = _axes("solved, %")
         variants = evaluation.variants
         width = 0.8 / len(variants)
@@ -56,7 +33,7 @@ def accuracy_by_task(evaluation: Evaluation) -> str:
         axes.set_xticks(range(len(shown)), [name for name, _, _ in shown])
         axes.grid(visible=False, axis="x")
         _finish(axes, legend=len(variants) > 1)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def accuracy_by_depth(evaluation: Evaluation) -> str:
@@ -64,19 +41,19 @@ def accuracy_by_depth(evaluation: Evaluation) -> str:
     depths = evaluation.keys("depth")
     if not depths:
         return ""
-    with _style("depth"):
+    with style("depth"):
         figure, axes = _axes("solved, %")
         for i, variant in enumerate(evaluation.variants):
             _line(axes, evaluation, variant, depths, COLOURS[i % len(COLOURS)], shift=0.04 * (i - (len(evaluation.variants) - 1) / 2))
         axes.set_xticks([int(depth) for depth in depths])
         axes.set_xlabel("depth of the problem")
         _finish(axes, legend=len(evaluation.variants) > 1)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def tokens_by_role(evaluation: Evaluation) -> str:
     """Mean tokens per problem, read (light) and written (full colour), stacked by role, one wide bar per variant."""
-    with _style("tokens", {"axes.grid.axis": "x"}):
+    with style("tokens", {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(2 * WIDTH + 0.6, 0.9 + 0.42 * len(evaluation.variants)), layout="constrained")
         axes = figure.add_subplot()
         places = list(range(len(evaluation.variants)))
@@ -92,16 +69,10 @@ def tokens_by_role(evaluation: Evaluation) -> str:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("tokens per problem")
-        _frame(axes)
+        frame(axes)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper left", ncols=6, fontsize=9)
-        return _svg(figure)
-
-
-def _style(name: str, changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
-    """Our style; `name` keeps the ids of several figures in one page apart."""
-    settings: Any = {**STYLE, **(changes or {}), "svg.hashsalt": name}
-    return rc_context(settings)
+        return as_svg(figure)
 
 
 def _tokens(evaluation: Evaluation, variant: str, role: str, kind: str) -> float:
@@ -122,7 +93,7 @@ def _bars(
     axes: Axes, offsets: Sequence[float], evaluation: Evaluation, variant: str, groups: Sequence[tuple[By, str]], width: float, colour: str
 ) -> None:
     tallies = [evaluation.tally(variant, by, key) for by, key in groups]
-    heights, bounds = _percentages([tally.accuracy(evaluation.confidence) if tally.n else Interval(0, 0, 0) for tally in tallies])
+    heights, bounds = percentages([tally.accuracy(evaluation.confidence) if tally.n else Interval(0, 0, 0) for tally in tallies])
     axes.bar(offsets, heights, width * 0.9, color=colour, label=variant)
     axes.errorbar(offsets, heights, yerr=bounds, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
 
@@ -131,34 +102,12 @@ def _line(axes: Axes, evaluation: Evaluation, variant: str, depths: Sequence[str
     points = [(int(depth), evaluation.tally(variant, "depth", depth)) for depth in depths]
     known = [(depth, tally.accuracy(evaluation.confidence)) for depth, tally in points if tally.n]
     places = [depth + shift for depth, _ in known]
-    values, bounds = _percentages([interval for _, interval in known])
-    style: Any = {"marker": "o", "markersize": 5, "linewidth": 1.8, "elinewidth": 1, "capsize": 2.5}
-    axes.errorbar(places, values, yerr=bounds, color=colour, label=variant, **style)
-
-
-def _percentages(intervals: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
-    """Values, and how far the bounds are below and above them."""
-    values = [100 * interval.value for interval in intervals]
-    below = [max(0.0, 100 * (interval.value - interval.low)) for interval in intervals]
-    above = [max(0.0, 100 * (interval.high - interval.value)) for interval in intervals]
-    return values, [below, above]
+    values, bounds = percentages([interval for _, interval in known])
+    drawn: Any = {"marker": "o", "markersize": 5, "linewidth": 1.8, "elinewidth": 1, "capsize": 2.5}
+    axes.errorbar(places, values, yerr=bounds, color=colour, label=variant, **drawn)
 
 
 def _finish(axes: Axes, legend: bool) -> None:
-    _frame(axes)
+    frame(axes)
     if legend and axes.figure is not None:
         axes.figure.legend(loc="outside upper left", ncols=4, fontsize=9)
-
-
-def _frame(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _svg(figure: Figure) -> str:
-    """The svg element alone, without the XML prologue, the same bytes for the same figure."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

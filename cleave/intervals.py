@@ -71,15 +71,30 @@ def over_seeds_and_problems(values: np.ndarray, *, resamples: int = 2000, seed: 
     """
     import numpy as np
 
-    seeds, problems = values.shape
-    if not seeds or not problems:
+    if not values.size:
         return Interval(math.nan, -1.0, 1.0)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_resampled_means(values, resamples, seed), [tail, 1 - tail])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def difference_p(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> float:
+    """Two-sided p-value of a mean difference of 0, from the same bootstrap; never below 2 / (resamples + 1). 1 without values."""
+    if not values.size:
+        return 1.0
+    means = _resampled_means(values, resamples, seed)
+    smaller = min((means <= 0).sum(), (means >= 0).sum())
+    return float(min(1.0, 2 * (1 + smaller) / (resamples + 1)))
+
+
+def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    import numpy as np
+
+    seeds, problems = values.shape
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for k in range(resamples):
         drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
         weights = np.bincount(rng.integers(problems, size=problems), minlength=problems) / problems
         means[k] = drawn @ values @ weights
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values.mean()), float(low), float(high))
+    return means

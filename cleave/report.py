@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,6 +20,7 @@ from cleave.config.evaluate import EvaluateConfig
 from cleave.console import say
 from cleave.errors import ConfigError
 from cleave.evaluation import Evaluation
+from cleave.page import page
 from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from cleave.sample_tree import SampleTree, sample_tree
 from cleave.traces import TRACES, ScoredTrace, read_traces
@@ -93,15 +93,11 @@ class Samples:
 
 def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, samples: list[SampleTree]) -> str:
     """The page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from cleave import figures
 
-    options: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=PackageLoader("cleave", "."), **options)
-    environment.filters |= {"percent": percent, "count": count}
     manifest = json.loads(folder.read_text(MANIFEST)) if folder.exists(MANIFEST) else {}
-    return environment.get_template(TEMPLATE).render(
+    return page(
+        TEMPLATE,
         name=config.name,
         config=config,
         strategies=config.strategies(),
@@ -117,13 +113,3 @@ def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, sa
         config_text=folder.read_text(CONFIG),
         manifest_text=json.dumps(manifest, indent=2, ensure_ascii=False),
     )
-
-
-def percent(value: Any, digits: int = 1, sign: bool = False) -> str:
-    """A share as a percentage; a dash where it is unknown."""
-    return "–" if value is None else f"{100 * value:{'+' if sign else ''}.{digits}f}"
-
-
-def count(value: float) -> str:
-    """A number with thousands separators."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"

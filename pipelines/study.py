@@ -3,19 +3,23 @@
     python -m cleave study configs/studies/which_part.yaml
 
 Every part is a run in the study's folder (collection, one training per student and seed, one evaluation per row and seed) by the
-programs that also stand alone, so a stopped study goes on where it was. Left out: the figures (cleave/pair_table.py).
+programs that also stand alone, so a stopped study goes on where it was. Left out: the figures (cleave/pair_table.py), the page
+(cleave/pair_report.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from cleave.advice import advise
 from cleave.config.base import dump
 from cleave.config.study import StudyConfig
 from cleave.console import print_table, say
-from cleave.pair_table import Measured, PairRow, PairTable
-from cleave.runs import CONFIG, METRICS, RunFolder
+from cleave.pair_report import render
+from cleave.pair_table import EVERYTHING, Measured, PairRow, PairTable
+from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from pipelines import collect, distill, evaluate
 from pipelines.evaluation_summary import points
 
@@ -79,42 +83,47 @@ def checkpoints(config: StudyConfig, seed: int) -> dict[str, str]:
 
 def table_of(config: StudyConfig) -> PairTable:
     """The figures of all rows."""
-    table = PairTable(config.baseline, config.confidence)
+    table = PairTable(config.confidence)
     for name, row in config.rows.items():
         runs = [config.row(name, seed, checkpoints(config, seed)) for seed in seeds_of(config, name)]
         measured = [Measured.read(RunFolder.open(run.storage_path, run.name)) for run in runs]
-        table.add(name, row.decomposer, row.solver, measured)
+        table.add(name, row.decomposer, row.solver, measured, config.against(name))
     return table
 
 
 def publish(config: StudyConfig, folder: RunFolder, *, as_json: bool) -> None:
-    """Write metrics.jsonl and show the table."""
+    """Write metrics.jsonl and report.html, and show the table under one sentence of advice."""
     table = table_of(config)
-    rows = list(table.rows())
-    figures = [as_figures(table, row) for row in rows]
+    rows = {row.name: row for row in table.rows()}
+    advice = advise({role: rows[name] for role, name in config.advice.items()}, config.tolerance, table.unit)
+    figures = [as_figures(row, table.unit) for row in rows.values()]
     folder.write_lines(METRICS, figures)
+    folder.write_text(REPORT, render(config, folder, list(rows.values()), table.unit, advice, screening(config)))
     if as_json:
-        print(json.dumps({"run": folder.location, "rows": figures}))
+        print(json.dumps({"run": folder.location, "advice": advice, "unit": table.unit, "rows": figures}))
         return
-    tasks = sorted({task for row in rows for task in row.by_task})
-    columns = ["row", "n", "seeds", "all", *tasks, f"against {config.baseline}", "tokens", "cost", "decomposer", "solver"]
-    print_table(columns, lines(table, rows, tasks), title="Solved, %, and cost relative to the baseline, %", numbers=columns[1:])
-    say(f"results are in {folder.location}/{METRICS}")
+    if advice:
+        print(advice + "\n")
+    tasks = sorted({task for row in rows.values() for task in row.by_task})
+    columns = ["row", "n", "seeds", "all", *tasks, "difference", "p", "tokens", "cost", "decomposer", "solver"]
+    print_table(columns, lines(rows.values(), tasks), title="Solved, %, and cost relative to the row compared with, %", numbers=columns[1:])
+    say(f"results are in {folder.location}/{REPORT}")
 
 
-def lines(table: PairTable, rows: list[PairRow], tasks: list[str]) -> Iterator[list[str]]:
+def lines(rows: Iterable[PairRow], tasks: list[str]) -> Iterator[list[str]]:
     """The printed table."""
     for row in rows:
         accuracies = [str(row.by_task[task]) if task in row.by_task else "-" for task in tasks]
-        tokens = row.total.prompt_tokens + row.total.completion_tokens
-        costs = [table.relative_cost(row, role) for role in (None, "decomposer", "solver")]
-        shown = ["-" if cost is None else f"{100 * cost:.0f}" for cost in costs]
-        against = "-" if row.difference is None else points(row.difference)
-        yield [row.name, str(row.n), str(row.seeds), str(row.accuracy), *accuracies, against, f"{tokens:.0f}", *shown]
+        found = row.difference
+        costs = [f"{100 * found.cost[role]:.0f}" if found and role in found.cost else "-" for role in (EVERYTHING, "decomposer", "solver")]
+        compared = ["-", "-"] if found is None else [points(found.interval), f"{found.p:.3f}"]
+        tokens = f"{row.total.tokens / row.asked:.0f}"
+        yield [row.name, str(row.n), str(row.seeds), str(row.accuracy), *accuracies, *compared, tokens, *costs]
 
 
-def as_figures(table: PairTable, row: PairRow) -> dict[str, object]:
+def as_figures(row: PairRow, unit: str | None) -> dict[str, Any]:
     """A row as plain JSON."""
+    found = row.difference
     return {
         "kind": "pair",
         "row": row.name,
@@ -124,10 +133,23 @@ def as_figures(table: PairTable, row: PairRow) -> dict[str, object]:
         "seeds": row.seeds,
         "accuracy": vars(row.accuracy),
         "by_task": {task: vars(interval) for task, interval in row.by_task.items()},
-        "difference": None if row.difference is None else vars(row.difference),
-        "cost": {role: vars(cost) for role, cost in row.cost.items()},
-        "relative_cost": {role or "all": table.relative_cost(row, role) for role in (None, "decomposer", "solver")},
+        "difference": None if found is None else {"against": found.against, "n": found.n, **vars(found.interval), "p": found.p},
+        "relative_cost": {} if found is None else dict(found.cost),
+        "unit": unit,
+        "usage": {role: {name: value / row.asked for name, value in vars(used).items()} for role, used in row.usage.items()},
     }
+
+
+def screening(config: StudyConfig) -> dict[str, Any]:
+    """What became of the teacher's traces, by student that learned from them and by task."""
+    found = {}
+    for name in config.students:
+        student = config.student(name, config.seeds[0])
+        folder = RunFolder.open(student.storage_path, student.name)
+        manifest = json.loads(folder.read_text(MANIFEST)) if folder.exists(MANIFEST) else {}
+        if "screening" in manifest:
+            found[name] = manifest["screening"]
+    return found
 
 
 def check(config: StudyConfig, *, as_json: bool) -> int:

@@ -1,55 +1,111 @@
 """`cleave study`: the figures of the pair table, and the whole loop on the shipped teachers with a student of three steps."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cleave.advice import advise, verdict
 from cleave.config.base import validate
 from cleave.config.study import StudyConfig
 from cleave.errors import ConfigError, DataError
-from cleave.intervals import over_seeds_and_problems, wilson
-from cleave.pair_table import Measured, PairTable
+from cleave.intervals import Interval, difference_p, over_seeds_and_problems, wilson
+from cleave.pair_figures import accuracy_against_cost, differences, pareto_front
+from cleave.pair_table import Difference, Measured, PairRow, PairTable
 from cleave.types import Usage
 from pipelines.study import main
 
 
 def measured(solved: str, **usage: Usage) -> Measured:
-    """`solved` has a character per problem: + solved, - not."""
-    return Measured({("arithmetic" if k % 2 else "lookup", k): char == "+" for k, char in enumerate(solved)}, usage)
+    """`solved` has a character per problem: + solved, - not; `usage` is of each role on each problem."""
+    places = [("arithmetic" if k % 2 else "lookup", k) for k in range(len(solved))]
+    return Measured({place: char == "+" for place, char in zip(places, solved, strict=True)}, dict.fromkeys(places, usage))
 
 
-def test_differences_are_paired_with_the_baselines_mean_over_seeds() -> None:
-    table = PairTable("T")
-    table.add("T", "T", "T", [measured("++--")])
-    table.add("S", "S", "T", [measured("+---"), measured("+++-")])
-    base, student = table.rows()
+def test_differences_are_paired_with_the_other_rows_mean_over_seeds() -> None:
+    table = PairTable()
+    table.add("T", "T", "T", [measured("++--")], against="T")
+    table.add("S", "S", "T", [measured("+---"), measured("+++-")], against="T")
+    table.add("U", "U", "T", [measured("++")], against="S")
+    base, student, few = table.rows()
     assert base.difference is None
     assert base.accuracy == wilson(2, 4)
     assert student.accuracy.value == pytest.approx(0.5)
     assert student.difference is not None
-    assert student.difference.value == pytest.approx(0.0)
+    assert student.difference.interval.value == pytest.approx(0.0)
     assert student.by_task["arithmetic"].value == pytest.approx(0.25)
     assert (student.n, student.seeds) == (4, 2)
+    assert few.difference is not None
+    assert (few.difference.against, few.difference.n) == ("S", 2)
+    assert few.difference.interval.value == pytest.approx(1 - 0.75)
 
 
-def test_cost_is_money_where_there_is_any_else_flops() -> None:
-    table = PairTable("T")
-    table.add("T", "T", "T", [measured("++", decomposer=Usage(2, 10, 10, 1.0, 80.0, 0.4), solver=Usage(2, 10, 10, 1.0, 100.0, 0.6))])
-    table.add("priced", "S", "T", [measured("++", decomposer=Usage(2, 10, 10, 1.0, 8.0, 0.1), solver=Usage(2, 10, 10, 1.0, 100.0, 0.6))])
-    table.add("free", "S", "T", [measured("++", decomposer=Usage(2, 10, 10, 1.0, 8.0), solver=Usage(2, 10, 10, 1.0, 100.0))])
-    _, priced, free = table.rows()
-    assert table.relative_cost(priced) == pytest.approx(0.7)
-    assert table.relative_cost(priced, "decomposer") == pytest.approx(0.25)
-    assert table.relative_cost(free) == pytest.approx(108 / 180)
-    assert priced.cost["decomposer"].prompt_tokens == 5
+def test_cost_is_money_where_everybody_has_a_price_else_flops() -> None:
+    teacher = {"decomposer": Usage(2, 10, 10, 1.0, 80.0, 0.4), "solver": Usage(2, 10, 10, 1.0, 100.0, 0.6)}
+    table = PairTable()
+    table.add("T", "T", "T", [measured("++++", **teacher)], against="T")
+    cheap = teacher | {"decomposer": Usage(2, 10, 10, 1.0, 8.0, 0.1)}
+    table.add("priced", "S", "T", [measured("++", **cheap), measured("++", **cheap)], against="T")
+    assert table.unit == "price"
+    _, priced = table.rows()
+    assert priced.difference is not None
+    assert priced.difference.cost == pytest.approx({"all": 0.7, "decomposer": 0.25, "solver": 1.0})
+    assert (priced.asked, priced.total.prompt_tokens) == (4, 80)
+    free = teacher | {"decomposer": Usage(2, 10, 10, 1.0, 8.0)}
+    table.add("free", "S", "T", [measured("++", **free)], against="T")
+    assert table.unit == "flops"
+    *_, unpriced = table.rows()
+    assert unpriced.difference is not None
+    assert unpriced.difference.cost["all"] == pytest.approx(108 / 180)
+    table.add("unknown", "S", "T", [measured("++", solver=Usage(1, 10, 10))], against="T")
+    assert table.unit is None
+    assert all(row.difference is None or not row.difference.cost for row in table.rows())
 
 
 def test_seeds_of_different_problems_are_refused() -> None:
     with pytest.raises(DataError, match="different problems"):
-        PairTable("T").add("S", "S", "T", [measured("++"), measured("+++")])
+        PairTable().add("S", "S", "T", [measured("++"), measured("+++")], against="S")
+
+
+def test_p_is_small_only_where_there_is_a_difference() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.choice([-1.0, 0.0, 1.0], size=(1, 500), p=[0.1, 0.8, 0.1])
+    assert difference_p(noise) > 0.05
+    assert difference_p(noise + 0.1) < 0.01
+    assert difference_p(np.zeros((2, 10))) == 1.0
+    assert difference_p(noise) == pytest.approx(difference_p(-noise), abs=0.1)
+
+
+def row(name: str, accuracy: float, flops: float, difference: Interval | None = None) -> PairRow:
+    found = None if difference is None else Difference("T → T", 500, difference, 0.5, {"decomposer": 0.11, "solver": 0.12, "all": 0.3})
+    usage = {"solver": Usage(500, 1000, 1000, 1.0, flops * 500)}
+    return PairRow(name, "S", "T", 500, 1, Interval(accuracy, accuracy - 0.02, accuracy + 0.02), {}, usage, 500, found)
+
+
+def test_advice_says_what_the_whole_interval_says() -> None:
+    good, bad, open_ = Interval(-0.004, -0.019, 0.01), Interval(-0.23, -0.26, -0.2), Interval(-0.01, -0.03, 0.01)
+    rows = {"decomposer": row("S → T", 0.8, 1e6, good), "solver": row("T → S", 0.6, 1e6, bad)}
+    assert advise(rows, 0.02, "price") == (
+        "Distil the decomposer: −0.4 points [−1.9, +1.0] at 11 % of its price (S → T); "
+        "do not distil the solver: −23.0 points [−26.0, −20.0] at 12 % of its price (T → S)."
+    )
+    assert advise({"solver": row("T → S", 0.6, 1e6, open_)}, 0.02, "flops") == (
+        "Whether to distil the solver is open: −1.0 points [−3.0, +1.0] at 12 % of its compute (T → S); measure more problems or seeds."
+    )
+    assert verdict(Interval(0, -0.02, 0.01), 0.02) == "distil"
+    assert advise({}, 0.02, None) == ""
+
+
+def test_the_front_holds_what_nothing_beats_at_its_cost() -> None:
+    rows = [row("dear", 0.9, 9e6), row("beaten", 0.5, 5e6), row("cheap", 0.6, 1e6), row("same", 0.6, 1e6 + 1)]
+    assert [found.name for found in pareto_front(rows, "flops")] == ["cheap", "dear"]
+    drawn = accuracy_against_cost(rows, "flops")
+    assert all(f">{found.name}<" in drawn for found in rows)
+    assert accuracy_against_cost(rows, None) == ""
+    assert "<script" not in differences([row("<script>", 0.5, 1, Interval(0, -0.1, 0.1))])
 
 
 def test_the_interval_covers_what_varies() -> None:
@@ -85,9 +141,10 @@ def study(folder: Path, **changes: Any) -> dict[str, Any]:
             "T → T": {"decomposer": "T", "solver": "T"},
             "gold → T": {"decomposer": "gold", "solver": "T"},
             "S_D-T → T": {"decomposer": "S_D-T", "solver": "T"},
-            "direct": {"solver": "T", "reasoning": {"strategy": "direct"}},
+            "direct": {"solver": "T", "reasoning": {"strategy": "direct"}, "problems": 2, "against": "S_D-T → T"},
         },
         "baseline": "T → T",
+        "advice": {"decomposer": "S_D-T → T"},
         "seeds": [0, 1],
     } | changes
 
@@ -101,7 +158,13 @@ def test_the_whole_loop_ends_in_a_table_and_is_not_done_twice(tmp_path: Path, ca
     assert rows["T → T"]["difference"] is None
     assert rows["S_D-T → T"]["seeds"] == 2
     assert rows["S_D-T → T"]["relative_cost"]["decomposer"] < 1
-    assert set(rows["direct"]["cost"]) == {"solver"}
+    assert set(rows["direct"]["usage"]) == {"solver"}
+    assert (rows["direct"]["difference"]["against"], rows["direct"]["difference"]["n"]) == ("S_D-T → T", 2)
+    assert json.loads(out)["advice"].endswith(".")
+    report = (tmp_path / "which" / "report.html").read_text()
+    assert json.loads(out)["advice"] in report
+    assert all(name in report for name in config.rows)
+    assert not re.search(r"""(src|href)=["']http""", report.replace('xlink:href="#', ""))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "which").rglob("*.parquet")}
     assert main(config, as_json=True) == 0
     assert capsys.readouterr().out == out
@@ -113,7 +176,10 @@ def test_the_whole_loop_ends_in_a_table_and_is_not_done_twice(tmp_path: Path, ca
     [
         ({"teacher": "X"}, "the teacher 'X' is none of the models: T"),
         ({"baseline": "X"}, "the baseline 'X' is no row"),
-        ({"rows": {"T → T": {"decomposer": "X", "solver": "T"}}}, "'X' is no model and no student; there are T, S_D-T"),
+        ({"advice": {"solver": "X"}}, r"advice\.solver: 'X' is no row"),
+        ({"prices": {"X": {"prompt": 1}}}, "prices: 'X' is no model and no student"),
+        ({"rows": {"T → T": {"decomposer": "T", "solver": "T", "against": "X"}}, "advice": {}}, r"rows\.T → T\.against: 'X' is no row"),
+        ({"rows": {"T → T": {"decomposer": "X", "solver": "T"}}, "advice": {}}, "'X' is no model and no student; there are T, S_D-T"),
         ({"students": {"S": {"role": "decomposer", "train": {"speed": 1}}}}, r"students\.S\.train\.speed"),
         ({"evaluate": {"tasks": ["lookup"], "typo": 1}}, r"rows\.T → T\.typo"),
     ],

@@ -4,10 +4,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cleave.config.base import Config, validate_part
+from cleave.config.base import SHORT, Config, merged, validate_part
 from cleave.config.collect import CollectConfig
 from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.model import Price
 from cleave.config.roles import RoleConfig
 
 NOBODY = "none"
@@ -42,6 +43,10 @@ class RowConfig(Config):
     """Fields of `evaluate.reasoning` that differ, such as strategy: direct."""
     tasks: tuple[str, ...] | None = None
     """Labels of the evaluated tasks; null: all."""
+    problems: int | None = Field(None, gt=0)
+    """Problems of each task; null: as `evaluate` says."""
+    against: str | None = None
+    """The row that this one is compared with, on the problems of both; null: the baseline."""
 
 
 class StudyConfig(Config):
@@ -54,7 +59,7 @@ class StudyConfig(Config):
     models: dict[str, Cast] = Field(min_length=1)
     """Models that are there already: teachers, undistilled students, other families."""
     teacher: str
-    """The name in `models` whose traces are collected and with whom every row is compared, in the row of both its roles."""
+    """The name in `models` whose traces are collected."""
     collect: dict[str, Any]
     """A config of `cleave collect`, without its name, storage_path and roles."""
     distill: dict[str, Any] = Field(default_factory=dict)
@@ -66,7 +71,13 @@ class StudyConfig(Config):
     rows: dict[str, RowConfig] = Field(min_length=1)
     """The table, in order."""
     baseline: str
-    """The row that all others are compared with."""
+    """The row that the others are compared with, unless they say otherwise."""
+    advice: dict[Literal["decomposer", "solver"], str] = Field(default_factory=dict)
+    """The row that speaks for a role: the one in which only that role is played by a student. Chosen before the study is run."""
+    tolerance: float = Field(0.02, ge=0, lt=1)
+    """Share of the problems that a student may lose and still be worth distilling."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """Price by name of a model or student; where a player of the table has none, cost is counted in FLOPs."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; every student is trained once with each."""
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -81,6 +92,12 @@ class StudyConfig(Config):
         both = set(self.models) & set(self.students)
         if both:
             raise ValueError(f"{sorted(both)[0]!r} is a model and a student; rename one")
+        unknown = set(self.prices) - set(self.models) - set(self.students)
+        if unknown:
+            raise ValueError(f"prices: {sorted(unknown)[0]!r} is no model and no student")
+        for role, spokesman in self.advice.items():
+            if spokesman not in self.rows:
+                raise ValueError(f"advice.{role}: {spokesman!r} is no row; there are {', '.join(self.rows)}")
         self.collection()
         for student in self.students:
             self.student(student, self.seeds[0])
@@ -96,7 +113,7 @@ class StudyConfig(Config):
 
     def student(self, name: str, seed: int) -> DistillConfig:
         """How a student is trained."""
-        data = _merged(self.distill, self.students[name])
+        data = merged(self.distill, self.students[name])
         if data.setdefault("source", "collection") == "collection":
             data["collection"] = {"path": f"{self.folder}/collection", **data.get("collection", {})}
         named = {"name": f"{_as_name(name)}-seed{seed}", "storage_path": self.folder, "seed": seed}
@@ -110,8 +127,7 @@ class StudyConfig(Config):
         planless = row.decomposer in (NOBODY, GOLD)
         decomposer = solver if planless else self._player(row.decomposer, "decomposer", checkpoints or {})
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
-        if row.tasks is not None:
-            data["tasks"] = [task for task in data["tasks"] if _label(task) in row.tasks]
+        data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
         return validate_part(EvaluateConfig, data | {"name": f"row-{_as_name(name)}{suffix}", "storage_path": self.folder}, f"rows.{name}")
 
@@ -125,7 +141,13 @@ class StudyConfig(Config):
         """The study's folder."""
         return f"{self.storage_path.rstrip('/')}/{self.name}"
 
+    def against(self, name: str) -> str:
+        """The row that a row is compared with; the baseline's is itself."""
+        return self.rows[name].against or self.baseline
+
     def _check_row(self, name: str, row: RowConfig) -> None:
+        if self.against(name) not in self.rows:
+            raise ValueError(f"rows.{name}.against: {row.against!r} is no row; there are {', '.join(self.rows)}")
         for role, player in (("decomposer", row.decomposer), ("solver", row.solver)):
             if role == "decomposer" and player in (NOBODY, GOLD):
                 continue
@@ -135,20 +157,20 @@ class StudyConfig(Config):
         self.row(name, self.seeds[0], dict.fromkeys(self.students, "student"))
 
     def _player(self, name: str, role: Literal["decomposer", "solver"], checkpoints: dict[str, str]) -> dict[str, Any]:
+        price = {"price": self.prices[name].model_dump()} if name in self.prices else {}
         if name in self.students:
-            return {"model": f"hf:{checkpoints[name]}"}
+            return {"model": {SHORT: f"hf:{checkpoints[name]}", **price}}
         part: RoleConfig | None = getattr(self.models[name], role)
         if part is None:
             raise ValueError(f"{name!r} has no {role}; say models.{name}.{role}")
-        return part.model_dump()
+        return part.model_dump() | {"model": part.model.model_dump() | price}
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over `base`, section by section."""
-    merged = dict(base)
-    for key, value in changes.items():
-        merged[key] = _merged(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-    return merged
+def _sized(task: object, problems: int | None) -> object:
+    """An evaluated task with another number of problems; null: as it is."""
+    if problems is None:
+        return task
+    return {**(task if isinstance(task, dict) else {"task": task}), "problems": problems}
 
 
 def _label(task: object) -> str:
