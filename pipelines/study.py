@@ -48,8 +48,8 @@ def gather(config: StudyConfig) -> int:
 
 def train(config: StudyConfig) -> int:
     """Every student with every seed."""
-    for seed in config.seeds:
-        for name in config.students:
+    for name in config.students:
+        for seed in config.seeds_of(name):
             say(f"study: train {name}, seed {seed}")
             if code := distill.main(config.student(name, seed), quiet=True):
                 return code
@@ -59,25 +59,21 @@ def train(config: StudyConfig) -> int:
 def measure(config: StudyConfig) -> int:
     """Every row, with every seed if a student plays in it."""
     for name in config.rows:
-        for seed in seeds_of(config, name):
+        for seed in config.row_seeds(name):
             say(f"study: measure {name}, seed {seed}")
             if code := evaluate.main(config.row(name, seed, checkpoints(config, seed)), quiet=True):
                 return code
     return 0
 
 
-def seeds_of(config: StudyConfig, row: str) -> tuple[int, ...]:
-    """The seeds that a row is measured with: one is enough where nothing was trained."""
-    return config.seeds if config.depends_on_seed(row) else config.seeds[:1]
-
-
 def checkpoints(config: StudyConfig, seed: int) -> dict[str, str]:
-    """Where the students' checkpoints are."""
+    """Where the checkpoints of the students that have this seed are."""
     found = {}
     for name in config.students:
-        student = config.student(name, seed)
-        folder = RunFolder.open(student.storage_path, student.name)
-        found[name] = str(json.loads(folder.read_text("result.json"))["checkpoint"])
+        if seed in config.seeds_of(name):
+            student = config.student(name, seed)
+            folder = RunFolder.open(student.storage_path, student.name)
+            found[name] = str(json.loads(folder.read_text("result.json"))["checkpoint"])
     return found
 
 
@@ -85,7 +81,7 @@ def table_of(config: StudyConfig) -> PairTable:
     """The figures of all rows."""
     table = PairTable(config.confidence)
     for name, row in config.rows.items():
-        runs = [config.row(name, seed, checkpoints(config, seed)) for seed in seeds_of(config, name)]
+        runs = [config.row(name, seed, checkpoints(config, seed)) for seed in config.row_seeds(name)]
         measured = [Measured.read(RunFolder.open(run.storage_path, run.name)) for run in runs]
         table.add(name, row.decomposer, row.solver, measured, config.against(name))
     return table
@@ -154,9 +150,10 @@ def screening(config: StudyConfig) -> dict[str, Any]:
 
 def check(config: StudyConfig, *, as_json: bool) -> int:
     """What a study would do, for --dry-run."""
-    trainings = len(config.students) * len(config.seeds)
-    rows = sum(len(seeds_of(config, name)) for name in config.rows)
-    tokens = sum(config.student(name, seed).train.max_tokens or 0 for name in config.students for seed in config.seeds)
+    trained = [config.student(name, seed) for name in config.students for seed in config.seeds_of(name)]
+    trainings = len(trained)
+    rows = sum(len(config.row_seeds(name)) for name in config.rows)
+    tokens = sum(student.train.max_tokens or 0 for student in trained)
     plan = {"run": config.folder, "trainings": trainings, "training_tokens": tokens, "evaluations": rows}
     if as_json:
         print(json.dumps(plan | {"config": config.model_dump(mode="json")}))

@@ -141,6 +141,7 @@ def study(folder: Path, **changes: Any) -> dict[str, Any]:
             "T → T": {"decomposer": "T", "solver": "T"},
             "gold → T": {"decomposer": "gold", "solver": "T"},
             "S_D-T → T": {"decomposer": "S_D-T", "solver": "T"},
+            "again": {"decomposer": "S_D-T", "solver": "T", "against": "gold → T"},
             "direct": {"solver": "T", "reasoning": {"strategy": "direct"}, "problems": 2, "against": "S_D-T → T"},
         },
         "baseline": "T → T",
@@ -165,10 +166,26 @@ def test_the_whole_loop_ends_in_a_table_and_is_not_done_twice(tmp_path: Path, ca
     assert json.loads(out)["advice"] in report
     assert all(name in report for name in config.rows)
     assert not re.search(r"""(src|href)=["']http""", report.replace('xlink:href="#', ""))
+    assert rows["again"]["accuracy"] == rows["S_D-T → T"]["accuracy"]
+    assert not list((tmp_path / "which").glob("row-again*")), "what was measured is not measured again"
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "which").rglob("*.parquet")}
     assert main(config, as_json=True) == 0
     assert capsys.readouterr().out == out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "which").rglob("*.parquet")} == times
+
+
+def test_exploratory_students_have_one_seed(tmp_path: Path) -> None:
+    students = {"A": {"role": "decomposer"}, "B": {"role": "solver"}}
+    rows = {
+        "T → T": {"decomposer": "T", "solver": "T"},
+        "A → T": {"decomposer": "A", "solver": "T"},
+        "A → B": {"decomposer": "A", "solver": "B"},
+    }
+    config = validate(StudyConfig, study(tmp_path, students=students, rows=rows, advice={}, one_seed=["B"]), "test")
+    assert [config.seeds_of(name) for name in "AB"] == [(0, 1), (0,)]
+    assert [config.row_seeds(name) for name in rows] == [(0,), (0, 1), (0,)]
+    with pytest.raises(ConfigError, match="one_seed: 'C' is no student"):
+        validate(StudyConfig, study(tmp_path, one_seed=["C"]), "test")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ class StudyConfig(Config):
     """Price by name of a model or student; where a player of the table has none, cost is counted in FLOPs."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; every student is trained once with each."""
+    one_seed: tuple[str, ...] = ()
+    """Students that are trained with the first seed only: their rows are exploratory."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of all intervals."""
 
@@ -92,6 +94,9 @@ class StudyConfig(Config):
         both = set(self.models) & set(self.students)
         if both:
             raise ValueError(f"{sorted(both)[0]!r} is a model and a student; rename one")
+        strangers = set(self.one_seed) - set(self.students)
+        if strangers:
+            raise ValueError(f"one_seed: {sorted(strangers)[0]!r} is no student")
         unknown = set(self.prices) - set(self.models) - set(self.students)
         if unknown:
             raise ValueError(f"prices: {sorted(unknown)[0]!r} is no model and no student")
@@ -129,17 +134,32 @@ class StudyConfig(Config):
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
-        return validate_part(EvaluateConfig, data | {"name": f"row-{_as_name(name)}{suffix}", "storage_path": self.folder}, f"rows.{name}")
+        return validate_part(EvaluateConfig, data | {"name": f"row-{_as_name(self.first_like(name))}{suffix}", "storage_path": self.folder}, f"rows.{name}")
 
     def depends_on_seed(self, name: str) -> bool:
         """Whether a student plays in the row."""
         row = self.rows[name]
         return row.decomposer in self.students or row.solver in self.students
 
+    def seeds_of(self, student: str) -> tuple[int, ...]:
+        """The seeds that a student is trained with."""
+        return self.seeds[:1] if student in self.one_seed else self.seeds
+
+    def row_seeds(self, name: str) -> tuple[int, ...]:
+        """The seeds that a row is measured with: those that all of its students have; one is enough where nothing was trained."""
+        row = self.rows[name]
+        players = [player for player in (row.decomposer, row.solver) if player in self.students]
+        return min((self.seeds_of(player) for player in players), key=len, default=self.seeds[:1])
+
     @property
     def folder(self) -> str:
         """The study's folder."""
         return f"{self.storage_path.rstrip('/')}/{self.name}"
+
+    def first_like(self, name: str) -> str:
+        """The first row that measures the same, so that nothing is measured twice for being compared with two rows."""
+        asked = self.rows[name].model_copy(update={"against": None})
+        return next(other for other, row in self.rows.items() if row.model_copy(update={"against": None}) == asked)
 
     def against(self, name: str) -> str:
         """The row that a row is compared with; the baseline's is itself."""
