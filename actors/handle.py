@@ -78,7 +78,7 @@ async def inline_roles(config: RolesConfig, record: Path | None = None) -> Async
 def batch_key(request: object) -> Hashable:
     """Requests of equal keys may share a call of the model: same kind, same mode, same sampling options."""
     if isinstance(request, DecomposeRequest):
-        return request.sampling
+        return request.mode, request.sampling
     if isinstance(request, SolveRequest):
         return request.mode, request.sampling
     return type(request).__name__

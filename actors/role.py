@@ -27,7 +27,7 @@ from cleave.seeds import derive_seed
 from cleave.templates import Form
 from cleave.types import Completion, ModelInfo, Prompt, Sampling, Usage
 
-DEFAULT_PROMPTS = "instruct-v1"
+DEFAULT_PROMPTS = "instruct-v2"
 CHECKPOINT_NOTE = "cleave.json"
 """File of a checkpoint folder that names, under `prompts`, the prompt set it was trained with."""
 

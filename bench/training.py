@@ -83,7 +83,7 @@ def make_config(changes: dict[str, Any]) -> DistillConfig:
 
 def bare(changes: dict[str, Any]) -> Row:
     """The same batches, model, objective and optimiser without Hugging Face's Trainer."""
-    from cleave.training import StepStream
+    from cleave.stream import StepStream
 
     config = make_config(changes)
     train = config.train

@@ -55,6 +55,7 @@ HOW_TO_RESUME = {
     "collect": "run the same command again to go on from here",
     "distill": "run the same command again to go on from the last checkpoint",
     "study": "run the same command again to go on from here",
+    "iterate": "run the same command again to go on from here",
     "submit": "the job goes on; `cleave jobs list` shows it",
 }
 

@@ -16,10 +16,11 @@ from cleave.budget import Meter
 from cleave.config.reasoning import ReasoningConfig
 from cleave.errors import BudgetExceeded, CleaveError, ParseError
 from cleave.events import Event, Failed, OnEvent, PlanMade, SolutionFound, VerdictsGiven
-from cleave.plans import check_plan
-from cleave.roles import DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest, VerifyRequest
+from cleave.gold_solver import gold_reply
+from cleave.plans import DEFAULT_LIMITS, check_plan
+from cleave.roles import DecomposeReply, DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest, VerifyRequest
 from cleave.seeds import derive_seed
-from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, Usage, Verdict
+from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, SolutionStep, Usage, Verdict
 
 NO_LIMIT = 1 << 20
 """Tokens per reply that the loop asks for: the limit is each role's own `max_tokens`."""
@@ -38,7 +39,8 @@ class RoleFailed(Exception):
 
 @dataclass
 class Attempt:
-    """`solutions` and `plan_of` are keyed by sample, so that their order never depends on arrival."""
+    """`solutions` and `plan_of` are keyed by sample, so that their order never depends on arrival. `plans` are those that were made before
+    anything was solved."""
 
     problem: Problem
     roles: Roles
@@ -74,27 +76,52 @@ class Attempt:
         if self.strategy.gold_plan:
             return self._take_gold_plan()
         sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature, n=self.strategy.plans)
-        request = DecomposeRequest(self.problem, sampling, self.seed("decomposer"))
+        request = DecomposeRequest(self.problem, sampling, self.seed("decomposer"), self.strategy.max_steps)
         with self.phase("decompose"):
             reply = await self._call("decomposer", self.roles.decomposer, request)
+        self.plans, failures = self._readable(reply)
+        for plan in self.plans:
+            self.emit(PlanMade(plan))
+        for failure in failures:
+            self.emit(Failed(failure))
+        self.check_budget("decomposer")
+        return self.plans
+
+    async def extend(self, sample: int, plan: Plan, known: tuple[SolutionStep, ...]) -> Plan:
+        """Ask for the sub-question after those of `plan`, which `known` answers: the plan with it, or the plan itself if none is needed."""
+        k = len(plan.steps)
+        sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature)
+        request = DecomposeRequest(
+            self.problem, sampling, self.seed("decomposer", sample, k), self.strategy.max_steps, "next", asked=plan, known=known
+        )
+        reply = await self._call("decomposer", self.roles.decomposer, request)
+        longer = self._readable(reply)[0][0]
+        if longer.steps[:k] != plan.steps or len(longer.steps) > k + 1:
+            message = "the decomposer changed sub-questions that are answered already; check its host."
+            raise RoleFailed(Failure("ParseError", message, "decomposer"))
+        self.plan_of[sample] = longer
+        if longer != plan:
+            self.emit(PlanMade(longer, sample))
+        return longer
+
+    def _readable(self, reply: DecomposeReply) -> tuple[list[Plan], list[Failure]]:
+        """The plans that keep the contract, at least one, and what was wrong with the others."""
+        limits = DEFAULT_LIMITS.at_most(self.strategy.max_steps)
+        plans: list[Plan] = []
         failures = list(reply.failures)
         for plan in reply.plans:
             if plan is None:
                 continue
             try:
-                check_plan(plan)
+                check_plan(plan, limits)
             except ParseError as error:
                 failures.append(failure_of(error, "decomposer"))
-                continue
-            self.plans.append(plan)
-            self.emit(PlanMade(plan))
-        if not self.plans:
+            else:
+                plans.append(plan)
+        if not plans:
             missing = Failure("ParseError", "the decomposer sent no plan; check its prompts.", "decomposer")
             raise RoleFailed(failures[0] if failures else missing)
-        for failure in failures:
-            self.emit(Failed(failure))
-        self.check_budget("decomposer")
-        return self.plans
+        return plans, failures
 
     def _take_gold_plan(self) -> list[Plan]:
         if self.problem.gold_plan is None:
@@ -106,10 +133,18 @@ class Attempt:
 
     async def solve(self, request: SolveRequest) -> SolveReply:
         """Ask the solver once, for as many samples as the request says. The reply has at least one solution."""
+        if self.strategy.gold_steps:
+            return self._take_gold_steps(request)
         reply = await self._call("solver", self.roles.solver, request)
         if not reply.solutions:
             raise RoleFailed(Failure("GenerationError", "the solver sent no solution; check its model.", "solver"))
         return reply
+
+    def _take_gold_steps(self, request: SolveRequest) -> SolveReply:
+        try:
+            return gold_reply(request)
+        except CleaveError as error:
+            raise RoleFailed(failure_of(error, "solver")) from error
 
     def sampling(self, n: int = 1) -> Sampling:
         """The solver's sampling options."""
@@ -131,7 +166,8 @@ class Attempt:
         """Have all solutions scored, if there is a verifier and anything to score."""
         if self.roles.verifier is None or not self.solutions:
             return
-        plan = self.plans[0] if len(self.plans) == 1 else None
+        plans = self.ordered_plans()
+        plan = plans[0] if len(plans) == 1 else None
         with self.phase("verify"):
             reply = await self._call("verifier", self.roles.verifier, VerifyRequest(self.problem, self.ordered(), plan))
         if len(reply.verdicts) not in (0, len(self.solutions)):
@@ -171,10 +207,10 @@ class Attempt:
         return tuple(self.solutions[i] for i in sorted(self.solutions))
 
     def ordered_plans(self) -> tuple[Plan, ...]:
-        """One plan that belongs to all solutions, or one per solution; while there are none, the plans as they came."""
-        if len(self.plans) > 1 and self.solutions and len(self.plan_of) == len(self.solutions):
+        """One plan that belongs to all solutions, or one per solution; while there are none, the plans as far as they are made."""
+        if len(self.plans) != 1 and self.solutions and self.plan_of.keys() >= self.solutions.keys():
             return tuple(self.plan_of[i] for i in sorted(self.solutions))
-        return tuple(self.plans)
+        return tuple(self.plans) or tuple(self.plan_of[i] for i in sorted(self.plan_of))
 
     async def _call(self, role: Role, handle: RoleHandle[Q, A], request: Q) -> A:
         try:

@@ -6,15 +6,16 @@ import json
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from cleave.console import say
-from cleave.errors import StorageError
+from cleave.errors import ConfigError, StorageError
 
 _NOT_LOGGED = ("total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")
 
@@ -102,6 +103,17 @@ class StopOnSignal(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise ConfigError for a tracker that transformers does not know, or whose package is not installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(f"report_to: {name!r} is no tracker; there are {', '.join(sorted(INTEGRATION_TO_CALLBACK))}.")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ConfigError(f"report_to: {name} is not installed on this machine; `pip install {name}`, or remove it.") from error
 
 
 def metrics_row(state: TrainerState, logs: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     ├── BudgetExceeded       the caller's limit on tokens, calls, seconds or money ran out
     ├── RoleUnavailable      an actor or deployment that hosts a role cannot be reached or placed
     │   └── Overloaded       it is there, and has as many requests waiting as it accepts
+    ├── TrainingError        a training that cannot go on: a loss, gradient or weight that is not finite
     └── StorageError         a run folder cannot be written or read (full disk, permissions)
 
 Each message is one sentence that ends with the remedy. `exit_code` and `http_status` say how the command line and the
@@ -88,6 +89,13 @@ class Overloaded(RoleUnavailable):
 
     http_status = 429
     code = "overloaded"
+
+
+class TrainingError(CleaveError):
+    """A training cannot go on: a loss, gradient or weight is not finite. Nothing of the bad step was kept."""
+
+    exit_code = 2
+    code = "training_failed"
 
 
 class StorageError(CleaveError):

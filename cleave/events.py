@@ -26,15 +26,16 @@ class Event:
 
 @dataclass(frozen=True)
 class PlanMade(Event):
-    """A decomposer's plan was read."""
+    """A decomposer's plan was read. dynamic: the plan so far of `sample`, each time that it has grown; None: a plan for any sample."""
 
     event: ClassVar[str] = "plan"
     plan: Plan
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
 class StepAsked(Event):
-    """A single step is put to the solver (stepwise). `question` has the known answers in place of its references."""
+    """A single step is put to the solver (stepwise, dynamic). `question` has the known answers in place of its references."""
 
     event: ClassVar[str] = "step_asked"
     sample: int
@@ -44,7 +45,7 @@ class StepAsked(Event):
 
 @dataclass(frozen=True)
 class StepAnswered(Event):
-    """A single step has its answer (stepwise)."""
+    """A single step has its answer (stepwise, dynamic)."""
 
     event: ClassVar[str] = "step_answered"
     sample: int

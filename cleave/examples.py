@@ -16,20 +16,62 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cleave.errors import ConfigError, DataError, StorageError
 from cleave.types import Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 _VERSION_KEY = b"cleave.examples.version"
 _DIGEST_KEY = b"cleave.examples.sha256"
 
-TopK = tuple[tuple[tuple[int, float], ...], ...]
-"""Per learned token, the teacher's (token id, log-probability) pairs, best first."""
+_WIDEST_SHORT = 2**16
+"""Vocabularies up to this size have ids of two bytes."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """What is kept of a teacher's distributions: per learned token the k most likely tokens, best first, and the rest as one.
+
+    `ids` are k little-endian integers per token, of two bytes, or four where the vocabulary needs them; `logprobs` k + 1 of float16, the
+    last of all other tokens together. It is stored, because rounding makes 1 − Σ p wrong by up to 2e-4.
+    """
+
+    k: int
+    ids: bytes
+    logprobs: bytes
+
+    @classmethod
+    def of(cls, ids: npt.NDArray[Any], logprobs: npt.NDArray[Any], vocabulary: int) -> TopK:
+        """From ids [n, k] and log-probabilities [n, k + 1] of n tokens, in a vocabulary of that size."""
+        kind = "<u2" if vocabulary <= _WIDEST_SHORT else "<u4"
+        return cls(ids.shape[1], ids.astype(kind).tobytes(), logprobs.astype("<f2").tobytes())
+
+    def __len__(self) -> int:
+        return len(self.logprobs) // (2 * (self.k + 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tokens together."""
+        return len(self.ids) + len(self.logprobs)
+
+    def tokens(self) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Token ids [n, k], a view."""
+        import numpy as np
+
+        short = len(self.ids) == 2 * self.k * len(self)
+        return np.frombuffer(self.ids, "<u2" if short else "<u4").reshape(len(self), self.k)
+
+    def values(self) -> npt.NDArray[np.float16]:
+        """Log-probabilities [n, k + 1], a view."""
+        import numpy as np
+
+        return np.frombuffer(self.logprobs, "<f2").reshape(len(self), self.k + 1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +79,8 @@ class Example:
     """One training sequence. `loss_mask[i]` says whether the model learns to predict `input_ids[i]` from what precedes it.
 
     `weight` multiplies the loss of all its tokens. `group` ties examples that a margin loss compares, '' for none; `label` is a
-    verifier's target in [0, 1], None elsewhere. `teacher_topk` has one entry per token with a set mask, None without a teacher.
+    verifier's target in [0, 1], None elsewhere. `teacher` says which of a run's teachers it is compared with; `teacher_topk` has an entry
+    per token with a set mask but the very first, which nothing precedes; None where no distributions are stored.
     """
 
     input_ids: tuple[int, ...]
@@ -48,6 +91,7 @@ class Example:
     depth: int = 0
     group: str = ""
     label: float | None = None
+    teacher: int = 0
     teacher_topk: TopK | None = None
 
     def __len__(self) -> int:
@@ -72,6 +116,7 @@ class Pair:
     group: str = ""
     label: float | None = None
     learn_prompt: bool = False
+    teacher: int = 0
 
 
 class Encoder:
@@ -96,7 +141,7 @@ class Encoder:
         ids = (*prompt, *target, self.tokenizer.eos_token_id)
         start = min(1, len(prompt)) if pair.learn_prompt else len(prompt)
         mask = (False,) * start + (True,) * (len(ids) - start)
-        return Example(ids, mask, pair.weight, pair.problem_id, pair.skill, pair.depth, pair.group, pair.label)
+        return Example(ids, mask, pair.weight, pair.problem_id, pair.skill, pair.depth, pair.group, pair.label, pair.teacher)
 
     def _prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """As at generation: text gets the tokenizer's own special tokens, a chat template writes them itself; no end token."""
@@ -120,7 +165,7 @@ def schema() -> pa.Schema:
     """The Parquet schema of a shard; its version is in the metadata."""
     import pyarrow as pa
 
-    pair = pa.struct([("id", pa.int32()), ("logprob", pa.float32())])
+    topk = pa.struct([("k", pa.int32()), ("ids", pa.binary()), ("logprobs", pa.binary())])
     return pa.schema(
         [
             pa.field("input_ids", pa.list_(pa.int32())),
@@ -131,13 +176,14 @@ def schema() -> pa.Schema:
             pa.field("depth", pa.int32()),
             pa.field("group", pa.string()),
             pa.field("label", pa.float64()),
-            pa.field("teacher_topk", pa.list_(pa.list_(pair))),
+            pa.field("teacher", pa.int32()),
+            pa.field("teacher_topk", topk),
         ],
         metadata={_VERSION_KEY: SCHEMA_VERSION.encode()},
     )
 
 
-def write_shard(path: str | Path, examples: Iterable[Example]) -> str:
+def write_shard(file: str | Path | IO[bytes], examples: Iterable[Example]) -> str:
     """Write one Parquet file and return the sha256 of its examples, which does not depend on compression or library version.
 
     Raises StorageError where the file cannot be written.
@@ -148,16 +194,16 @@ def write_shard(path: str | Path, examples: Iterable[Example]) -> str:
     rows = list(examples)
     digest = content_hash(rows)
     own = schema()
-    table = pa.Table.from_pylist([_row(example) for example in rows], schema=own)
+    table = pa.Table.from_pylist([asdict(example) for example in rows], schema=own)
     table = table.replace_schema_metadata({**own.metadata, _DIGEST_KEY: digest.encode()})
     try:
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(table, file, compression="zstd")
     except OSError as error:
-        raise StorageError(f"cannot write the examples to {path}: {error}; free space or choose another folder.") from error
+        raise StorageError(f"cannot write the examples to {file}: {error}; free space or choose another folder.") from error
     return digest
 
 
-def read_shard(path: str | Path, *, check: bool = False) -> Iterator[Example]:
+def read_shard(file: str | Path | IO[bytes], *, check: bool = False) -> Iterator[Example]:
     """Yield the examples of a file, one row group at a time.
 
     Raises DataError for a file that is missing, no Parquet, of another schema version, or (`check`) of another content hash.
@@ -166,23 +212,23 @@ def read_shard(path: str | Path, *, check: bool = False) -> Iterator[Example]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        parquet = pq.ParquetFile(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"cannot read the examples in {path}: {error}.") from error
-    with file:
-        metadata = file.schema_arrow.metadata or {}
+        raise DataError(f"cannot read the examples in {file}: {error}.") from error
+    with parquet:
+        metadata = parquet.schema_arrow.metadata or {}
         version = metadata.get(_VERSION_KEY, b"").decode()
         if version != SCHEMA_VERSION:
             found = f"schema version {version}" if version else "no examples of Cleave"
-            raise DataError(f"{path} holds {found}, this program reads version {SCHEMA_VERSION}; write the examples again.")
+            raise DataError(f"{file} holds {found}, this program reads version {SCHEMA_VERSION}; write the examples again.")
         digest = hashlib.sha256()
-        for batch in file.iter_batches():
+        for batch in parquet.iter_batches():
             for row in batch.to_pylist():
                 example = _example(row)
                 digest.update(_canonical(example))
                 yield example
     if check and digest.hexdigest() != metadata.get(_DIGEST_KEY, b"").decode():
-        raise DataError(f"the examples in {path} are not those that were written; write them again.")
+        raise DataError(f"the examples in {file} are not those that were written; write them again.")
 
 
 def content_hash(examples: Iterable[Example]) -> str:
@@ -194,27 +240,13 @@ def content_hash(examples: Iterable[Example]) -> str:
 
 
 def _canonical(example: Example) -> bytes:
-    return repr(_rounded(example)).encode()
-
-
-def _rounded(example: Example) -> tuple[Any, ...]:
-    """The fields as values that survive the float32 of the stored log-probabilities."""
-    topk = example.teacher_topk and [[(i, f"{p:.5g}") for i, p in token] for token in example.teacher_topk]
-    rest = (example.weight, example.problem_id, example.skill, example.depth, example.group, example.label)
-    return (example.input_ids, example.loss_mask, *rest, topk)
-
-
-def _row(example: Example) -> dict[str, Any]:
-    row = asdict(example)
-    if example.teacher_topk is not None:
-        row["teacher_topk"] = [[{"id": i, "logprob": p} for i, p in token] for token in example.teacher_topk]
-    return row
+    return repr(example).encode()
 
 
 def _example(row: dict[str, Any]) -> Example:
     topk = row["teacher_topk"]
     if topk is not None:
-        row["teacher_topk"] = tuple(tuple((pair["id"], pair["logprob"]) for pair in token) for token in topk)
+        row["teacher_topk"] = TopK(**topk)
     row["input_ids"] = tuple(row["input_ids"])
     row["loss_mask"] = tuple(row["loss_mask"])
     return Example(**row)

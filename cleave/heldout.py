@@ -5,8 +5,8 @@ Both work on the examples' token ids. Final answers, intervals and whole pipelin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +39,7 @@ class HeldOut:
         self._examples = list(examples)
         self._objective = objective
         self._tokenizer = tokenizer
-        self._asked = [_question(example) for example in self._examples[:generate] if _question(example)[0]]
+        self._asked = [question(example) for example in self._examples[:generate] if question(example)[0]]
         self._max_new_tokens = max_new_tokens
 
     @torch.inference_mode()
@@ -62,14 +62,29 @@ class HeldOut:
     def _exact_match(self, model: PreTrainedModel) -> dict[str, float]:
         if not self._asked:
             return {}
-        end = self._tokenizer.eos_token_id
-        sampler = Sampler(model, self._tokenizer, eos_ids={end}, max_len=model.config.get_text_config().max_position_embeddings)
         prompts = [prompt for prompt, _ in self._asked]
-        use_cache, model.config.use_cache = model.config.use_cache, True
-        rows = sampler.sample(prompts, [0] * len(prompts), Sampling(max_tokens=self._max_new_tokens))
-        model.config.use_cache = use_cache
+        with decoding(model) as plain:
+            end, limit = {self._tokenizer.eos_token_id}, plain.config.get_text_config().max_position_embeddings
+            sampler = Sampler(plain, self._tokenizer, eos_ids=end, max_len=limit)
+            rows = sampler.sample(prompts, [0] * len(prompts), Sampling(max_tokens=self._max_new_tokens))
         hits = [tuple(row.tokens) == target for [row], (_, target) in zip(rows, self._asked, strict=True)]
         return {"exact_match": sum(hits) / len(hits)}
+
+
+@contextmanager
+def decoding(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """A model in training, ready to answer: evaluation mode, a cache, compiled layers as plain Python. Yields it without PEFT's wrapper,
+    which hides that positions are accepted; the adapters stay in place."""
+    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    training, use_cache = model.training, plain.config.use_cache
+    model.train(False)
+    plain.config.use_cache = True
+    try:
+        with _uncompiled(model):
+            yield plain
+    finally:
+        plain.config.use_cache = use_cache
+        model.train(training)
 
 
 def _uncompiled(model: PreTrainedModel) -> AbstractContextManager[Any]:
@@ -78,7 +93,7 @@ def _uncompiled(model: PreTrainedModel) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def _question(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Prompt and reply of an example: the tokens before the first learned one, and the rest."""
+def question(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Prompt and reply of an example: the tokens before the first learned one, and the rest; nothing where the prompt is learned too."""
     start = example.loss_mask.index(True)
     return (example.input_ids[:start], example.input_ids[start:]) if start > 1 else ((), ())

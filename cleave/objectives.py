@@ -3,7 +3,7 @@
 The step's loss is Σ sums / Σ counts over all accumulated batches and all workers. `count` depends on the batch alone, so that the
 trainer knows the divisor before the first backward pass.
 
-Here: cross-entropy on gold tokens. Distillation losses implement the same protocol.
+Here: cross-entropy on the targets. A teacher's distributions are learned by distribution_matching.py, through the same protocol.
 """
 
 from __future__ import annotations
@@ -46,9 +46,13 @@ class CrossEntropy:
         targets = batch["input_ids"][:, 1:][learned]
         weight = weights[learned]
         nll = F.cross_entropy(logits.float(), targets, reduction="none")
-        with torch.no_grad():
-            hits = ((logits.argmax(-1) == targets) * weight).sum()
-        return (nll * weight).sum(), weight.sum(), {"accuracy": hits}
+        return (nll * weight).sum(), weight.sum(), {"accuracy": greedy_hits(logits, targets, weight)}
+
+
+@torch.no_grad()
+def greedy_hits(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The weight of the places [N] where the most likely of the logits [N, V] is the target."""
+    return ((logits.argmax(-1) == targets) * weight).sum()
 
 
 def selected_logits(model: torch.nn.Module, batch: Batch, learned: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,9 @@ Packed: several examples per row, told apart by `position_ids` that restart at 0
 attention mask and without a cache (`use_cache=False`), so a batch never holds a mask; pad tokens form an example of their own.
 
 A batch: `input_ids` [B, T] · `weights` [B, T], the loss weight of predicting the token at that place, 0 where nothing is learned ·
-`position_ids` [B, T], packed batches only. B rows, T tokens of the longest row.
+`position_ids` [B, T], packed batches only · `teacher` [B, T], which of the run's teachers the token is compared with, absent where it is
+the first for all · `teacher_ids` [N, k] and `teacher_logprobs` [N, k + 1], what is stored of the teacher's distributions at the places
+with a weight, row by row. B rows, T tokens of the longest row, N places with a weight.
 
 Left out: which examples come next (curriculum/sampler.py), and the loss (objectives.py).
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cleave.examples import Example
+from cleave.examples import Example, TopK
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +79,7 @@ def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool)
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     weights = torch.zeros(len(rows), longest)
     places = torch.zeros(len(rows), longest, dtype=torch.long)
+    teachers = torch.zeros(len(rows), longest, dtype=torch.long)
     for r, row in enumerate(rows):
         start = 0
         for example in row:
@@ -85,6 +88,24 @@ def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool)
             weights[r, start:end] = torch.tensor(example.loss_mask, dtype=torch.float32) * example.weight
             weights[r, start] = 0.0  # nothing of its own precedes the first token
             places[r, start:end] = torch.arange(len(example))
+            teachers[r, start:end] = example.teacher
             start = end
         places[r, start:] = torch.arange(longest - start)
-    return {"input_ids": ids, "weights": weights} | ({"position_ids": places} if positions else {})
+    batch = {"input_ids": ids, "weights": weights} | ({"position_ids": places} if positions else {})
+    return batch | ({"teacher": teachers} if teachers.any() else {}) | _stored([example for row in rows for example in row])
+
+
+def _stored(examples: Sequence[Example]) -> Batch:
+    """The stored distributions of the learned tokens, in order; nothing where no example has any. Raises ValueError where some have."""
+    import numpy as np
+    import torch
+
+    kept = [example.teacher_topk for example in examples if example.teacher_topk is not None]
+    if not kept:
+        return {}
+    if len(kept) < len(examples):
+        raise ValueError(f"{len(examples) - len(kept)} of {len(examples)} examples of a batch lack the teacher's distributions")
+    weighty = [topk for topk, example in zip(kept, examples, strict=True) if example.weight > 0] or [TopK(kept[0].k, b"", b"")]
+    ids = np.concatenate([topk.tokens() for topk in weighty])
+    logprobs = np.concatenate([topk.values() for topk in weighty])
+    return {"teacher_ids": torch.from_numpy(ids.astype(np.int64)), "teacher_logprobs": torch.from_numpy(logprobs.astype(np.float32))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cleave.errors import ParseError
 from cleave.types import Plan, Step
@@ -18,6 +18,8 @@ from cleave.types import Plan, Step
 _LINE = re.compile(r"[ \t]*([0-9]+)[.)](?:[ \t]+(.*))?\Z", re.DOTALL)
 _REFERENCE = re.compile(r"#([0-9]+)")
 _NO_PLAN = "no decomposition"
+NO_MORE = "No more"
+"""What a decomposer replies when asked for the next sub-question and none is needed."""
 _LONGEST_NUMBER = 6
 """Digits of a step number or reference that are still read; Python refuses to read very long ones."""
 
@@ -30,6 +32,10 @@ class PlanLimits:
     characters: int = 500
     depth: int = 16
     text: int = 32_768
+
+    def at_most(self, steps: int | None) -> PlanLimits:
+        """The same with no more than `steps` steps; None: as they are."""
+        return self if steps is None else replace(self, steps=min(steps, self.steps))
 
 
 DEFAULT_LIMITS = PlanLimits()
@@ -57,6 +63,28 @@ def parse_plan(text: str, limits: PlanLimits = DEFAULT_LIMITS) -> Plan:
     plan = Plan(tuple(Step(k, question, references(question)) for k, question in enumerate(questions, start=1)))
     check_plan(plan, limits)
     return plan
+
+
+def parse_next(text: str, plan: Plan, limits: PlanLimits = DEFAULT_LIMITS) -> Plan:
+    """Read the sub-question that goes on from `plan`: the plan with it at its end, or the plan itself for 'No more'.
+
+    Prose before the numbered line is skipped, and so is whatever follows it: it was written without the answer. Raises ParseError for a
+    text without a numbered line, for another number than the next, and where the longer plan does not keep the contract.
+    """
+    stripped = text.strip()
+    if stripped.lower().startswith(NO_MORE.lower()):
+        return plan
+    k = len(plan.steps) + 1
+    match = next((found for line in stripped.split("\n") if (found := _LINE.match(line.rstrip()))), None)
+    if match is None:
+        raise ParseError(f"the reply has no line `{k}. question` and is not '{NO_MORE}'; ask for one of them.", stripped[: limits.text])
+    digits, question = match.groups()
+    if len(digits) > _LONGEST_NUMBER or int(digits) != k:
+        raise ParseError(f"found sub-question number {digits[:20]} where {k} was due; ask for the next one only.", stripped[: limits.text])
+    question = (question or "").strip()
+    longer = Plan((*plan.steps, Step(k, question, references(question))))
+    check_plan(longer, limits)
+    return longer
 
 
 def check_plan(plan: Plan, limits: PlanLimits = DEFAULT_LIMITS) -> None:

@@ -2,6 +2,7 @@
 
     prompts = load_prompts("reference-v1")                 # a shipped name, or the path of a YAML file
     prompts.decompose(problem)                             # → Prompt
+    prompts.next_question(problem, plan, known)            # → Prompt
     prompts.solve(problem, "steps", plan)                  # → Prompt
     prompts.solve_target(problem.gold_steps, "57")         # → what a model is trained to reply
 
@@ -15,16 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from cleave.config.base import validate
 from cleave.errors import ConfigError
+from cleave.plans import DEFAULT_LIMITS, NO_MORE
 from cleave.roles import SolveMode
 from cleave.solutions import render_solution
 from cleave.templates import KINDS, ChatTemplates, Form, TextTemplates, fill
-from cleave.types import Plan, Problem, Prompt, SolutionStep
+from cleave.types import Plan, Problem, Prompt, SolutionStep, Step
 
 SHIPPED = "prompt_sets"
 """Folder of the shipped sets, beside this file."""
@@ -32,7 +34,8 @@ SHIPPED = "prompt_sets"
 
 @dataclass(frozen=True)
 class PromptSet:
-    """How the roles ask, and what a model is trained to reply. `fingerprint` is the sha256 of the file, hexadecimal."""
+    """How the roles ask, and what a model is trained to reply. `fingerprint` is the sha256 of the file (after those of the set that it
+    extends), hexadecimal."""
 
     templates: TextTemplates | ChatTemplates
     fingerprint: str
@@ -46,9 +49,31 @@ class PromptSet:
         """What a model has to understand: plain text or chat messages."""
         return self.templates.kind
 
-    def decompose(self, problem: Problem, seed: int | None = None) -> Prompt:
-        """Ask for a plan of `problem`."""
-        return self.templates.prompt("decompose", {"question": problem.text}, seed)
+    def decompose(self, problem: Problem, seed: int | None = None, most: int = DEFAULT_LIMITS.steps) -> Prompt:
+        """Ask for a plan of `problem`. `most` is the largest number of sub-questions, named where the prompts do that."""
+        return self.templates.prompt("decompose", {"question": problem.text, "most": str(most)}, seed)
+
+    def next_question(
+        self,
+        problem: Problem,
+        plan: Plan,
+        known: Sequence[SolutionStep] = (),
+        seed: int | None = None,
+        most: int = DEFAULT_LIMITS.steps,
+    ) -> Prompt:
+        """Ask for the sub-question after those of `plan`, which `known` answers, or whether none is needed.
+
+        Raises ConfigError where the prompts have no form for it, ValueError for `known` other than the answers of all steps.
+        """
+        if self.templates.next_question is None:
+            raise ConfigError(
+                f"the prompts {self.name} cannot ask for the next sub-question; use instruct-v2, or a decomposer that was trained on "
+                "next_question with reference-v2."
+            )
+        if [step.id for step in known] != [step.id for step in plan.steps]:
+            raise ValueError("the next sub-question needs the answers of exactly those before it, in order")
+        values = {"plan": plan.text, "known": self._lines(known), "id": str(len(plan.steps) + 1), "most": str(most)}
+        return self.templates.prompt("next_question", {"question": problem.text, **values}, seed)
 
     def solve(
         self,
@@ -72,6 +97,13 @@ class PromptSet:
             values |= {"known": self._lines(known), "id": str(last.id), "step": last.question}
         return self.templates.prompt(form, values, seed)
 
+    def reconstruct(self, plan: Plan | None, steps: Sequence[SolutionStep], answer: str, seed: int | None = None) -> Prompt:
+        """Ask which problem a trace answers (arXiv 2106.07174). Raises ConfigError where the prompts have no form for it."""
+        if self.templates.reconstruct is None:
+            raise ConfigError(f"the prompts {self.name} cannot ask for the problem of a trace; use reference-v3 or instruct-v3.")
+        values = {"plan": plan.text if plan else "", "solution": render_solution(steps, answer)}
+        return self.templates.prompt("reconstruct", values, seed)
+
     def again(self, prompt: Prompt, reply: str, complaint: str, seed: int | None = None) -> Prompt:
         """Ask once more after a reply that could not be parsed: a chat hears the complaint, plain text only gets another seed."""
         return self.templates.again(prompt, reply, complaint, seed)
@@ -84,9 +116,21 @@ class PromptSet:
         """The reply that a decomposer is trained on. The empty plan is an empty line."""
         return plan.text + "\n"
 
+    def next_target(self, step: Step | None) -> str:
+        """The reply that a decomposer is trained on when asked for the next sub-question; None: no more are needed."""
+        return (f"{step.id}. {step.question}" if step is not None else NO_MORE) + "\n"
+
+    def step_target(self, step: SolutionStep) -> str:
+        """The reply that a solver is trained on when asked for a single step (mode 'step')."""
+        return self.templates.step_reply(step.id, step.text) + "\n"
+
     def solve_target(self, steps: Sequence[SolutionStep], answer: str) -> str:
         """The reply that a solver is trained on; without steps the answer line alone (mode 'answer')."""
         return render_solution(steps, answer) + "\n"
+
+    def reconstruct_target(self, problem: Problem) -> str:
+        """The reply that a reconstructor is trained on, and whose probability it is asked for."""
+        return problem.text + "\n"
 
     def _lines(self, known: Sequence[SolutionStep]) -> str:
         return "".join(fill(self.templates.step_line, {"id": str(step.id), "text": step.text}) for step in known)
@@ -105,13 +149,12 @@ def solve_form(mode: SolveMode, plan: Plan | None) -> Form:
 
 
 def load_prompts(name_or_path: str | Path) -> PromptSet:
-    """Read a prompt set by its shipped name or from a YAML file (a path has a suffix or a slash). Raises ConfigError."""
-    content = _read(str(name_or_path))
-    try:
-        data = yaml.safe_load(content.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the prompt set {name_or_path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    kind = data.get("kind") if isinstance(data, dict) else None
+    """Read a prompt set by its shipped name or from a YAML file (a path has a suffix or a slash). Raises ConfigError.
+
+    `extends: NAME` lays the file's forms over those of a shipped set.
+    """
+    data, content = _parsed(str(name_or_path))
+    kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"the prompt set {name_or_path} has no known kind; write `kind: text` or `kind: chat`.")
     templates = validate(KINDS[kind], data, source=f"the prompt set {name_or_path}")
@@ -122,6 +165,23 @@ def shipped_prompts() -> list[str]:
     """Names of the prompt sets that ship with Cleave."""
     folder = resources.files("cleave") / SHIPPED
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _parsed(name: str) -> tuple[dict[str, Any], bytes]:
+    """A file's entries over those of the set that it extends, and the bytes that they come from."""
+    content = _read(name)
+    try:
+        data = yaml.safe_load(content.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the prompt set {name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    own = dict(data) if isinstance(data, dict) else {}
+    base = own.pop("extends", None)
+    if base is None:
+        return own, content
+    if base not in shipped_prompts():
+        raise ConfigError(f"the prompt set {name} extends {base!r}; only shipped ones can be extended: {', '.join(shipped_prompts())}.")
+    inherited, before = _parsed(base)
+    return inherited | own, before + content
 
 
 def _read(name: str) -> bytes:

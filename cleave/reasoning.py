@@ -8,6 +8,7 @@ Every door uses this loop: the command line, batch evaluation, trace collection,
 2. A Trace has an answer or an error. It can have both: what was found before a budget ran out, or before a verifier failed, stays.
 3. Cancellation propagates: a caller that gives up gets CancelledError and no call is left running.
 4. The failure of one sample or one plan never cancels another; within one sample of `stepwise` it cancels the steps under way.
+   What `dynamic` asked and answered before a failure stays, with the plan as far as it had emerged.
 5. Calls carry seeds derived from the run's seed, the problem's id and the call's purpose: the Trace does not depend on the order in
    which calls return.
 6. Budgets are checked before and after every call, time at any moment. The number of calls never exceeds its limit, as long as

@@ -14,16 +14,25 @@ from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, 
 
 Role = Literal["decomposer", "solver", "verifier"]
 ROLES: tuple[Role, ...] = ("decomposer", "solver", "verifier")
+DecomposeMode = Literal["plan", "next"]
 SolveMode = Literal["answer", "steps", "step"]
 
 
 @dataclass(frozen=True)
 class DecomposeRequest:
-    """Ask for `sampling.n` plans of one problem."""
+    """Ask for `sampling.n` plans of one problem, of at most `max_steps` sub-questions (None: as many as any plan may have).
+
+    mode 'plan': whole plans; 'next': the plan `asked`, all of whose steps are answered in `known`, with one more step, or `asked` itself
+    if no more are needed.
+    """
 
     problem: Problem
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    max_steps: int | None = None
+    mode: DecomposeMode = "plan"
+    asked: Plan = field(default_factory=Plan)
+    known: tuple[SolutionStep, ...] = ()
 
 
 @dataclass(frozen=True)

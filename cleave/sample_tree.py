@@ -1,23 +1,16 @@
 """A trace as a tree to look at: the answer at the root, under it the steps that led to it, each marked right or wrong where gold tells.
 
-A step is compared with the gold step that asks the same, whatever its number: questions are compared with their references
-followed down. Steps that gold does not have stay unmarked. Everything here was written by a model; templates must escape it.
+How a step is compared with gold is in reasons.py; steps that gold does not have stay unmarked. Everything here was written by a
+model; templates must escape it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import Literal
 
-from cleave.tasks.scoring import equal
+from cleave.reasons import Mark, gold_answers, marks_of, meanings
 from cleave.traces import ScoredTrace
 from cleave.types import Plan, Problem, Solution
-
-Mark = Literal["right", "wrong", ""]
-_REFERENCE = re.compile(r"#(\d+)")
 
 
 @dataclass(frozen=True)
@@ -69,37 +62,20 @@ def _list(solution: Solution) -> tuple[Node, ...]:
 
 def _tree(plan: Plan, solution: Solution, problem: Problem) -> tuple[Node, ...]:
     answered = {step.id: step for step in solution.steps}
-    gold = _gold_answers(problem)
-    meaning = meanings(plan)
+    gold, meaning = gold_answers(problem), meanings(plan)
+    marks = marks_of(problem, plan, solution.steps)
     steps = {step.id: step for step in plan.steps}
     drawn: set[int] = set()
 
     def node(number: int) -> Node:
         step, reply = steps[number], answered.get(number)
-        answer = reply.answer if reply else ""
-        wanted = gold.get(meaning[number])
-        mark: Mark = "" if wanted is None or reply is None else "right" if equal(wanted, answer) else "wrong"
+        answer, text = (reply.answer, reply.text) if reply else ("", "")
+        mark = marks[number]
+        wanted = gold[meaning[number]] if mark == "wrong" else ""
         again = number in drawn
         drawn.add(number)
         children = () if again else tuple(node(needed) for needed in step.needs if needed in steps)
-        text = reply.text if reply else ""
-        return Node(number, step.question, text, answer, mark, (wanted or "") if mark == "wrong" else "", again, children)
+        return Node(number, step.question, text, answer, mark, wanted, again, children)
 
     needed = {j for step in plan.steps for j in step.needs}
     return tuple(node(step.id) for step in reversed(plan.steps) if step.id not in needed)
-
-
-def _gold_answers(problem: Problem) -> Mapping[str, str]:
-    if problem.gold_plan is None:
-        return {}
-    meaning = meanings(problem.gold_plan)
-    return {meaning[step.id]: step.answer for step in problem.gold_steps if step.id in meaning}
-
-
-def meanings(plan: Plan) -> dict[int, str]:
-    """A digest of what each step asks with its references followed down, so that equal sub-questions of two plans are equal."""
-    found: dict[int, str] = {}
-    for step in plan.steps:
-        text = _REFERENCE.sub(lambda match: found.get(int(match.group(1)), match.group(0)), " ".join(step.question.split()))
-        found[step.id] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return found

@@ -4,15 +4,20 @@ direct     the final answer only                          no plan    one pass
 single     step by step, the solver's own steps           no plan    one pass
 static     the plan's steps and the answer in one reply   planned    one pass
 stepwise   the plan's steps one call each                 planned    node by node
+dynamic    one sub-question at a time, after the answers  emerging   question by question
 
 In one pass, each plan is one call that draws its share of the n samples. Node by node, each sample walks through its plan on its own;
 steps that do not need each other are asked at the same time, each with the part of the plan that it depends on, and the last step's
-answer is the final answer. A sample that fails never cancels another. Left out: asking for plans and choosing (reasoning.py).
+answer is the final answer. Question by question (self-ask, arXiv 2210.03350; as in arXiv 2402.15000, table 6), each sample asks the
+decomposer for the next sub-question and the solver for its answer, both with all that was asked and answered before, until the
+decomposer says that no more are needed; the last answer is the final one. A decomposer that never says so leaves no answer.
+A sample that fails never cancels another. Left out: asking for whole plans and choosing (reasoning.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,7 +34,7 @@ from cleave.types import Failure, Finish, Plan, Solution, SolutionStep, Step, Us
 
 @dataclass(frozen=True)
 class Strategy:
-    """`planned`: the decomposer is asked first. `solve` puts solutions into the attempt, along the plans it is given."""
+    """`planned`: the decomposer is asked for plans first. `solve` puts solutions into the attempt, along the plans it is given."""
 
     planned: bool
     solve: Callable[[Attempt, Sequence[Plan | None]], Awaitable[None]]
@@ -49,6 +54,11 @@ async def node_by_node(attempt: Attempt, plans: Sequence[Plan | None]) -> None:
     )
 
 
+async def question_by_question(attempt: Attempt, plans: Sequence[Plan | None]) -> None:
+    """One dialogue of decomposer and solver per sample, all at the same time. There are no plans yet."""
+    await together(Dialogue(attempt, sample).run() for sample in range(attempt.strategy.n))
+
+
 def share(plans: Sequence[Plan | None], n: int) -> list[tuple[Plan | None, range]]:
     """Divide the samples 0..n-1 among the plans in order, as evenly as possible, earlier plans getting the odd ones."""
     shares: list[tuple[Plan | None, range]] = []
@@ -65,6 +75,7 @@ STRATEGIES: Mapping[StrategyName, Strategy] = {
     "single": Strategy(planned=False, solve=in_one_pass),
     "static": Strategy(planned=True, solve=in_one_pass),
     "stepwise": Strategy(planned=True, solve=node_by_node),
+    "dynamic": Strategy(planned=False, solve=question_by_question),
 }
 
 
@@ -83,21 +94,28 @@ async def _ask(attempt: Attempt, samples: range, plan: Plan | None, mode: SolveM
 
 
 @dataclass
-class Chain:
-    """One sample's walk through a plan: the answered steps and what they cost, kept as they come."""
+class Walk(ABC):
+    """One sample's way through a plan, a call per step: the answered steps and what they cost, kept as they come."""
 
     attempt: Attempt
     sample: int
-    plan: Plan
+    plan: Plan = field(default_factory=Plan)
     answered: dict[int, SolutionStep] = field(default_factory=dict)
     replies: list[Solution] = field(default_factory=list)
-    _ready: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether the last step's answer answers the problem."""
+
+    @abstractmethod
+    async def walk(self) -> None:
+        """Answer the steps. Raises RoleFailed."""
 
     async def run(self) -> None:
         """Answer every step; whatever happens, what was answered is kept as a solution."""
-        self._ready = {step.id: asyncio.Event() for step in self.plan.steps}
         try:
-            await together(self._node(step) for step in self.plan.steps)
+            await self.walk()
         except RoleFailed as failed:
             self.attempt.fail(self.sample, failed.failure)
             self._keep("budget" if failed.failure.type == BudgetExceeded.__name__ else "error")
@@ -107,39 +125,83 @@ class Chain:
         else:
             self._keep("stop")
 
-    async def _node(self, step: Step) -> None:
-        for needed in step.needs:
-            await self._ready[needed].wait()
+    async def answer(self, step: Step, part: Plan, known: tuple[SolutionStep, ...]) -> None:
+        """Ask the solver for one step. `part` is the plan that it is shown, with the step at its end, `known` the answers of the others."""
         answers = {i: answered.answer for i, answered in self.answered.items()}
         self.attempt.emit(StepAsked(self.sample, step.id, substitute(step.question, answers)))
-        reply = await self.attempt.solve(self._request(step))
+        seed = self.attempt.seed("solver", self.sample, step.id)
+        reply = await self.attempt.solve(SolveRequest(self.attempt.problem, "step", part, known, self.attempt.sampling(), seed))
         solution = reply.solutions[0]
         self.replies.append(replace(solution, usage=reply.usage))
         if solution.answer is None or not solution.steps:
             raise RoleFailed(Failure("ParseError", f"the solver's reply to step {step.id} has no answer; check its prompts.", "solver"))
         self.answered[step.id] = replace(solution.steps[-1], id=step.id)
         self.attempt.emit(StepAnswered(self.sample, self.answered[step.id]))
-        self._ready[step.id].set()
-        self.attempt.check_budget("solver")
 
-    def _request(self, step: Step) -> SolveRequest:
-        """The step with all that it depends on, renumbered from 1."""
-        needed = ancestors(self.plan, step.id)
-        known = tuple(replace(self.answered[old], id=new) for new, old in enumerate(needed, start=1))
-        seed = self.attempt.seed("solver", self.sample, step.id)
-        return SolveRequest(self.attempt.problem, "step", subplan(self.plan, step.id), known, self.attempt.sampling(), seed)
+    @property
+    def known(self) -> tuple[SolutionStep, ...]:
+        """The answered steps in order."""
+        return tuple(self.answered[i] for i in sorted(self.answered))
 
     def _keep(self, finish: Finish) -> None:
-        """Hand the solution to the attempt: with an answer if all steps have one, not at all if none has."""
+        """Hand the solution to the attempt: with an answer if the walk is complete, not at all if no step has one."""
         if not self.answered:
             return
-        steps = tuple(self.answered[i] for i in sorted(self.answered))
-        complete = len(steps) == len(self.plan.steps)
+        steps, complete = self.known, self.complete
         answer = steps[-1].answer if complete else None
         text = "\n".join(map(render_step, steps)) if answer is None else render_solution(steps, answer)
         usage = sum((reply.usage for reply in self.replies), Usage())
         solution = Solution(steps, answer, text, mean_logprob(self.replies), usage, "stop" if complete else finish)
         self.attempt.add(self.sample, solution, self.plan)
+
+
+@dataclass
+class Chain(Walk):
+    """Through a plan that is there already; steps that do not need each other are asked at the same time."""
+
+    ready: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.answered) == len(self.plan.steps)
+
+    async def walk(self) -> None:
+        self.ready = {step.id: asyncio.Event() for step in self.plan.steps}
+        await together(self._node(step) for step in self.plan.steps)
+
+    async def _node(self, step: Step) -> None:
+        """The step with all that it depends on, renumbered from 1."""
+        for needed in step.needs:
+            await self.ready[needed].wait()
+        needs = ancestors(self.plan, step.id)
+        known = tuple(replace(self.answered[old], id=new) for new, old in enumerate(needs, start=1))
+        await self.answer(step, subplan(self.plan, step.id), known)
+        self.ready[step.id].set()
+        self.attempt.check_budget("solver")
+
+
+@dataclass
+class Dialogue(Walk):
+    """Through a plan that emerges: the decomposer and the solver take turns."""
+
+    ended: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.ended
+
+    async def walk(self) -> None:
+        while True:
+            longer = await self.attempt.extend(self.sample, self.plan, self.known)
+            self.ended = longer == self.plan
+            self.plan = longer
+            self.attempt.check_budget("decomposer")
+            if self.ended:
+                break
+            await self.answer(self.plan.steps[-1], self.plan, self.known)
+            self.attempt.check_budget("solver")
+        if not self.plan.steps:
+            await _ask(self.attempt, range(self.sample, self.sample + 1), self.plan, "steps")
 
 
 def mean_logprob(replies: Sequence[Solution]) -> float | None:

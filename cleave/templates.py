@@ -16,19 +16,26 @@ from pydantic import model_validator
 from cleave.config.base import Config
 from cleave.types import Message, Prompt
 
-Form = Literal["decompose", "solve_steps", "solve_single", "solve_answer", "solve_step"]
+Form = Literal["decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct"]
 
 _PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 _PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "decompose": frozenset({"question"}),
+    "next_question": frozenset({"question", "plan", "known"}),
     "solve_steps": frozenset({"question", "plan"}),
     "solve_single": frozenset({"question"}),
     "solve_answer": frozenset({"question"}),
     "solve_step": frozenset({"question", "plan", "known", "id", "step"}),
+    "reconstruct": frozenset({"plan", "solution"}),
     "repair": frozenset({"complaint"}),
     "step_line": frozenset({"id", "text"}),
 }
-"""What each template must use, neither more nor less."""
+"""What each template must use, neither more nor less but for those in _OPTIONAL."""
+_OPTIONAL: Mapping[str, frozenset[str]] = {
+    "decompose": frozenset({"most"}),
+    "next_question": frozenset({"id", "most"}),
+}
+"""What a template may use besides; `most` is the largest number of sub-questions."""
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -37,7 +44,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 class TextTemplates(Config):
-    """Plain text. A single step is asked by `solve_steps`, the known lines and the step's number, which the model continues."""
+    """Plain text. A single step is asked by `solve_steps`, the known lines and the step's number, which the model continues; the next
+    sub-question is one line."""
 
     name: str
     """Name with version; a change of wording is a new version."""
@@ -45,12 +53,16 @@ class TextTemplates(Config):
     """This kind."""
     decompose: str
     """Asks for a plan."""
+    next_question: str | None = None
+    """Asks for the sub-question after those that are answered; null: these prompts cannot ask for it."""
     solve_steps: str
     """Asks for a solution along a plan."""
     solve_single: str
     """Asks for a step-by-step solution without a plan."""
     solve_answer: str
     """Asks for the final answer only."""
+    reconstruct: str | None = None
+    """Asks for the problem that a trace answers; null: these prompts cannot ask for it."""
     step_line: str = "{id}. {text}\n"
     """One line of a solution."""
     stop: tuple[str, ...] = ()
@@ -58,8 +70,9 @@ class TextTemplates(Config):
 
     @model_validator(mode="after")
     def _placeholders_fit(self) -> Self:
-        for form in ("decompose", "solve_steps", "solve_single", "solve_answer", "step_line"):
-            _check_placeholders(form, getattr(self, form))
+        for form in ("decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "reconstruct", "step_line"):
+            if getattr(self, form) is not None:
+                _check_placeholders(form, getattr(self, form))
         return self
 
     def prompt(self, form: Form, values: Mapping[str, str], seed: int | None) -> Prompt:
@@ -68,7 +81,11 @@ class TextTemplates(Config):
         return Prompt(text=fill(getattr(self, form), values), seed=seed)
 
     def stops(self, form: Form) -> tuple[str, ...]:
-        return (*self.stop, "\n") if form == "solve_step" else self.stop
+        return (*self.stop, "\n") if form in ("solve_step", "next_question") else self.stop
+
+    def step_reply(self, number: int, text: str) -> str:
+        """What a model replies to `solve_step`: it goes on after the number."""
+        return f" {text}"
 
     def again(self, prompt: Prompt, reply: str, complaint: str, seed: int | None) -> Prompt:
         """The same prompt with another seed: a model that only continues text cannot read a complaint."""
@@ -83,9 +100,9 @@ class Example(Config):
     plan: str = ""
     """Its plan, one `k. question` per line (forms that show a plan)."""
     known: str = ""
-    """Solution lines that are given (solve_step)."""
+    """Solution lines that are given (solve_step, next_question)."""
     id: str = ""
-    """Number of the step that is asked (solve_step)."""
+    """Number of the step that is asked (solve_step), or asked for (next_question)."""
     step: str = ""
     """Question of the step that is asked (solve_step)."""
     reply: str
@@ -96,14 +113,15 @@ class ChatForm(Config):
     """How one thing is asked in a chat."""
 
     system: str
-    """Instruction, sent as the system message."""
+    """Instruction, sent as the system message; `{most}` in it is the largest number of sub-questions."""
     user: str
     """Template of the user message."""
     examples: tuple[Example, ...] = ()
     """Worked examples, sent as earlier turns."""
 
     def messages(self, values: Mapping[str, str]) -> tuple[Message, ...]:
-        turns = [Message("system", self.system.strip())]
+        most = {name: value for name, value in values.items() if name == "most"}
+        turns = [Message("system", fill(self.system, most).strip())]
         for example in self.examples:
             turns.append(Message("user", fill(self.user, example.model_dump(exclude={"reply"})).strip()))
             turns.append(Message("assistant", example.reply.strip()))
@@ -119,6 +137,8 @@ class ChatTemplates(Config):
     """This kind."""
     decompose: ChatForm
     """Asks for a plan."""
+    next_question: ChatForm | None = None
+    """Asks for the sub-question after those that are answered; null: these prompts cannot ask for it."""
     solve_steps: ChatForm
     """Asks for a solution along a plan."""
     solve_single: ChatForm
@@ -127,6 +147,8 @@ class ChatTemplates(Config):
     """Asks for the final answer only."""
     solve_step: ChatForm
     """Asks for the answer of one step of a plan, the steps before it being known."""
+    reconstruct: ChatForm | None = None
+    """Asks for the problem that a trace answers; null: these prompts cannot ask for it."""
     repair: str
     """Template of the message that sends an unparsable reply back."""
     step_line: str = "{id}. {text}\n"
@@ -136,8 +158,9 @@ class ChatTemplates(Config):
 
     @model_validator(mode="after")
     def _placeholders_fit(self) -> Self:
-        for form in ("decompose", "solve_steps", "solve_single", "solve_answer", "solve_step"):
-            _check_placeholders(form, getattr(self, form).user)
+        for form in ("decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct"):
+            if getattr(self, form) is not None:
+                _check_placeholders(form, getattr(self, form).user)
         _check_placeholders("repair", self.repair)
         _check_placeholders("step_line", self.step_line)
         return self
@@ -148,6 +171,10 @@ class ChatTemplates(Config):
 
     def stops(self, form: Form) -> tuple[str, ...]:
         return self.stop
+
+    def step_reply(self, number: int, text: str) -> str:
+        """What a model replies to `solve_step`."""
+        return f"{number}. {text}"
 
     def again(self, prompt: Prompt, reply: str, complaint: str, seed: int | None) -> Prompt:
         """The conversation so far, the reply, and the complaint about it."""
@@ -161,6 +188,6 @@ KINDS: Mapping[str, type[TextTemplates] | type[ChatTemplates]] = {"text": TextTe
 
 def _check_placeholders(form: str, template: str) -> None:
     found = frozenset(_PLACEHOLDER.findall(template))
-    if found != _PLACEHOLDERS[form]:
+    if found - _OPTIONAL.get(form, frozenset()) != _PLACEHOLDERS[form]:
         names = ", ".join(f"{{{name}}}" for name in sorted(_PLACEHOLDERS[form]))
         raise ValueError(f"the template {form} must use exactly {names}")

@@ -1,13 +1,14 @@
 """The trainer: transformers.Trainer with our four seams (examples, sampler, objective, gates), on one device or one worker of many.
 
-What differs from the parent: batches come from a Sampler as whole optimiser steps; the loss is Σ sums / Σ counts over the step, over all
-accumulated batches and workers; a checkpoint holds the sampler's state, so that a resumed run sees the same next batches; the best
-weights by held-out metric are kept aside. Everything else (optimiser, schedule, FSDP, trackers, LoRA) is the parent's.
+What differs from the parent: batches come from a StepStream as whole optimiser steps; the loss is Σ sums / Σ counts over the step, over
+all accumulated batches and workers; a checkpoint holds the sampler's state, so that a resumed run sees the same next batches; the best
+weights by held-out metric are kept aside; a step whose gradient is not finite ends the training before it touches the weights.
+Everything else (optimiser, schedule, FSDP, trackers, LoRA) is the parent's.
 
     trainer = RoleTrainer(model, arguments, tokenizer=tokenizer, stream=stream, objective=CrossEntropy())
     trainer.fit(resume=True)
 
-Left out: configs and run folders (pipelines/distill.py), held-out measurements (heldout.py).
+Left out: which examples make a step (stream.py), configs and run folders (pipelines/distill.py), held-out measurements (heldout.py).
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped, unused-ignore]
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
-from cleave.curriculum.sampler import Sampler
-from cleave.errors import ConfigError, StorageError
-from cleave.examples import Example
+from cleave.errors import ConfigError, StorageError, TrainingError
 from cleave.gates import Gates, NoGates
 from cleave.objectives import Objective
-from cleave.packing import pack, pad, split_evenly
+from cleave.stream import StepStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,60 +43,8 @@ if TYPE_CHECKING:
 Measure = Callable[["PreTrainedModel"], Mapping[str, float]]
 STATE_FILE = "cleave_state.json"
 """Written last into a checkpoint: a folder without it is incomplete."""
-
-
-class StepStream:
-    """Endless batches for one worker, `accumulation` per optimiser step, drawn from one sampler that all workers replay alike.
-
-    Each step draws about `batch_tokens` × `accumulation` × `world_size` tokens, sorts them by length into as many batches, and gives
-    this worker every `world_size`-th. Between two steps the state is the sampler's own.
-    """
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        *,
-        batch_tokens: int,
-        accumulation: int = 1,
-        pad_id: int = 0,
-        max_length: int = 512,
-        packing: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.sampler = sampler
-        self.tokens = 0
-        self._parts = accumulation * world_size
-        self._step_tokens = batch_tokens * self._parts
-        self._pad_id, self._max_length, self._packing = pad_id, max_length, packing
-        self._rank, self._world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        examples = iter(self.sampler)
-        while True:
-            drawn = self._draw(examples)
-            for part in split_evenly(drawn, self._parts)[self._rank :: self._world_size]:
-                yield self.batch(part)
-
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Examples as one batch."""
-        return pack(examples, self._pad_id, self._max_length) if self._packing else pad(examples, self._pad_id)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "sampler": self.sampler.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.tokens = state["tokens"]
-        self.sampler.load_state_dict(state["sampler"])
-
-    def _draw(self, examples: Iterator[Example]) -> list[Example]:
-        drawn: list[Example] = []
-        tokens = 0
-        while tokens < self._step_tokens or len(drawn) < self._parts:
-            drawn.append(next(examples))
-            tokens += len(drawn[-1])
-        self.tokens += tokens
-        return drawn
+_NAMED = 5
+"""Problems of a bad batch that an error names."""
 
 
 class RoleTrainer(Trainer):
@@ -128,6 +78,9 @@ class RoleTrainer(Trainer):
         self.best_metric, self.best_value, self.best_step = best_metric, math.nan, -1
         self._sums: dict[str, float] = {}
         self._count = 0.0
+        self._passes = 0
+        self._suspects: list[str] = []
+        self._saved = 0
         self._clock = (time.perf_counter(), 0)
 
     @property
@@ -141,11 +94,17 @@ class RoleTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def fit(self, *, resume: bool = True) -> bool:
-        """Train to the end, from the newest whole checkpoint if `resume`. Returns whether the end was reached (a callback may stop it)."""
+        """Train to the end, from the newest whole checkpoint if `resume`. Returns whether the end was reached (a callback may stop it).
+
+        Raises TrainingError for a loss, gradient or weight that is not finite, StorageError where a checkpoint cannot be written; the
+        checkpoints before stay.
+        """
+        _recover(self.best_dir)
         checkpoint = newest_checkpoint(self.folder) if resume else None
         if checkpoint is not None:
             state = _read_state(checkpoint)
-            self.stream.load_state_dict(state["stream"])
+            self._saved = state["step"]
+            self.stream.load_state_dict({"steps": state["step"], **state["stream"]})  # states of older runs do not count steps
             self.best_value, self.best_step = state["best_value"], state["best_step"]
             if state["step"] >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))
@@ -159,6 +118,7 @@ class RoleTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], torch.Tensor]:
         """The step's batches of this worker and the step's count over all workers."""
+        self._passes, self._suspects = 0, []
         batches = list(islice(epoch_iterator, num_batches))
         count = torch.stack([self.objective.count(batch) for batch in batches]).sum().to(device)
         if self.args.world_size > 1:
@@ -175,6 +135,9 @@ class RoleTrainer(Trainer):
         share = total / divisor.clamp_min(1e-12)
         penalty = self.gates.penalty(self.state.global_step) / self.current_gradient_accumulation_steps
         loss: torch.Tensor = share * self.args.world_size + penalty
+        if not torch.isfinite(loss):
+            self._suspects += self.stream.problems[self._passes]
+        self._passes += 1
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -197,6 +160,10 @@ class RoleTrainer(Trainer):
         model.eval()
         measured = dict(self.measure(model))
         model.train(was_training)
+        if self.args.world_size > 1:  # workers may differ in the last digit, and have to agree on which weights are the best
+            [measured] = broadcast_object_list([measured])
+        if not math.isfinite(loss := measured.get("loss", measured[self.best_metric])):
+            raise TrainingError(self._ends(f"the held-out loss after step {self.state.global_step} is {loss}"))
         self._keep_best(measured[self.best_metric])
         metrics = {f"eval_{name}": value for name, value in measured.items()} | {"eval_seconds": time.perf_counter() - started}
         self.log(metrics)
@@ -208,7 +175,42 @@ class RoleTrainer(Trainer):
         better = value < self.best_value if self.best_metric == "loss" else value > self.best_value
         if better or math.isnan(self.best_value):
             self.best_value, self.best_step = value, self.state.global_step
-            self.save_model(str(self.best_dir))
+            draft = self.folder / "best.draft"
+            with _writing(draft):
+                self.save_model(str(draft))
+                if self.args.should_save:
+                    _replace(self.best_dir, draft)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The parent asks for it once per step, after the workers have shared their gradients and before the weights change: the place
+        where all workers see alike that a step is bad."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if not math.isfinite(float(_whole(norm))):
+            suspects = self._suspects or [problem for batch in self.stream.problems for problem in batch]
+            if self.args.world_size > 1:
+                found = gather_object([(bool(self._suspects), suspects)])
+                guilty = any(known for known, _ in found)
+                suspects = [problem for known, problems in found if known or not guilty for problem in problems]
+            raise TrainingError(self._ends(f"the loss or gradient of step {self.state.global_step + 1} is not finite", suspects))
+        return norm
+
+    def _check_weights(self) -> None:
+        """Raise TrainingError on all workers if the last step left a weight that is not finite."""
+        trained: Iterator[Any] = (part for part in self.accelerator.unwrap_model(self.model).parameters() if part.requires_grad)
+        finite = all(bool(torch.isfinite(part.to_local() if hasattr(part, "to_local") else part).all()) for part in trained)
+        if self.args.world_size > 1:
+            finite = all(gather_object([finite]))
+        if not finite:
+            raise TrainingError(self._ends(f"step {self.state.global_step} left weights that are not finite"))
+
+    def _ends(self, what: str, problems: Sequence[str] = ()) -> str:
+        """Why a training cannot go on, and what to do."""
+        named = list(dict.fromkeys(problem for problem in problems if problem))
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        batch = f" (its batch: {', '.join(named[:_NAMED])}{more})" if named else ""
+        kept = f"the checkpoint of step {self._saved} is the last" if self._saved else "there is no checkpoint yet"
+        cure = "lower train.learning_rate" + (", or leave those problems out," if named else ", or mend the data,")
+        return f"{what}{batch}; {kept}: {cure} and train under another name."
 
     def _note(self, count: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
         self._count += float(count)
@@ -216,16 +218,15 @@ class RoleTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = self.folder / f"checkpoint-{self.state.global_step}"
-            state = {
-                "step": self.state.global_step,
-                "stream": self.stream.state_dict(),
-                "best_value": self.best_value,
-                "best_step": self.best_step,
-            }
-            _write_state(folder, state)
+        self._check_weights()
+        step = self.state.global_step
+        folder = self.folder / f"checkpoint-{step}"
+        with _writing(folder):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                best = {"best_value": self.best_value, "best_step": self.best_step}
+                _write_state(folder, {"step": step, "stream": self.stream.state_dict(), **best})
+        self._saved = step
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -253,8 +254,40 @@ def _read_state(folder: Path) -> dict[str, Any]:
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Atomic, because the file marks the folder as whole."""
     draft = folder / f"{STATE_FILE}.draft"
+    draft.write_text(json.dumps(state), encoding="utf-8")
+    draft.replace(folder / STATE_FILE)
+
+
+def _whole(value: Any) -> Any:
+    """A number that FSDP keeps in parts on the workers, put together."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Remove what the body wrote if the disk fails, so that an older checkpoint stays the newest whole one. Raises StorageError."""
     try:
-        draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(folder / STATE_FILE)
-    except OSError as error:
-        raise StorageError(f"cannot write the checkpoint {folder}: {error}; free space and run again to resume.") from error
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch.save has no error type of its own
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = " ".join(str(error).split())[:200]
+        raise StorageError(f"cannot write the checkpoint {folder} ({reason}); free space and run again to resume.") from error
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Put a whole folder in the place of an older one, of which a kill in between leaves one or the other (see _recover)."""
+    aside = folder.with_name(f"{folder.name}.before")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    draft.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Undo a replacement that a kill cut short."""
+    aside = folder.with_name(f"{folder.name}.before")
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cleave.config.distill import DistillConfig, TaskMix, TrainConfig
+from cleave.config.distill import DistillConfig, TaskMix
 from cleave.curriculum.sampler import Stage, StagedSampler
 from cleave.examples import Encoder, Example
 from cleave.prompts import load_prompts
@@ -17,10 +17,12 @@ from cleave.tasks.registry import get_task
 from pipelines.screened import collected
 from pipelines.sources import ExampleSource, Supply, held_out, supply_of
 from pipelines.start import add_lora, compile_layers, load_start
+from pipelines.teachers import build_objective, place_of_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+    from cleave.on_policy import OwnReplies
     from cleave.training import RoleTrainer
 
 
@@ -42,6 +44,7 @@ def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Dat
     screening: dict[str, Counts] = {}
     for mix in config.tasks:
         shared: dict[str, Any] = {"prompts": prompts, "formats": mix.formats or config.mix, "encoder": encoder}
+        shared["teacher"] = place_of_teacher(config, mix.title)
         trained, held = _supplies(config, mix, screening)
         sources[mix.title] = ExampleSource(trained, seed=derive_seed("train", config.seed, mix.title), **shared)
         if held is not None and mix.weight > 0 and config.evaluation.examples:
@@ -52,37 +55,46 @@ def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Dat
 def _supplies(config: DistillConfig, mix: TaskMix, screening: dict[str, Counts]) -> tuple[Supply, Supply | None]:
     """The problems of one task to train on, and those to measure on."""
     task = get_task(mix.task)
-    if config.collection is None:
+    traces = mix.collection or config.collection
+    if traces is None:
         return supply_of(task, mix.split), None if mix.eval_split is None else supply_of(task, mix.eval_split)
-    shelves = collected(config.collection, mix.title, task)
+    shelves = collected(traces, mix.title, task, mix.formats or config.mix)
     screening[mix.title] = shelves.counts
     return shelves.trained, shelves.held_out
 
 
-def build_sampler(config: DistillConfig, data: Data, world_size: int) -> StagedSampler:
-    """The order of training; the same for all workers."""
+def build_sampler(config: DistillConfig, data: Data, workers: int) -> StagedSampler:
+    """The order of training; the same for all workers, `workers` being those of a full group."""
     train = config.train
-    step_tokens = train.per_device_train_batch_tokens * train.gradient_accumulation_steps * world_size
+    step_tokens = train.per_device_train_batch_tokens * train.gradient_accumulation_steps * workers
     stages = [Stage(**stage.model_dump()) for stage in config.stages]
     weights = {mix.title: mix.weight for mix in config.tasks}
-    total = train.steps(world_size) * step_tokens
+    total = train.steps(workers) * step_tokens
     return StagedSampler(data.sources, total_tokens=total, seed=derive_seed("order", config.seed), weights=weights, stages=stages)
 
 
 def build_trainer(
-    config: DistillConfig, folder: Path, *, rank: int = 0, world_size: int = 1, callbacks: Sequence[TrainerCallback] = ()
+    config: DistillConfig,
+    folder: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    callbacks: Sequence[TrainerCallback] = (),
+    distributions: Sequence[str] = (),
 ) -> tuple[RoleTrainer, Data]:
-    """A trainer that keeps its checkpoints in `folder`, ready for `fit`."""
-    from cleave.callbacks import EvaluateEvery
+    """A trainer that keeps its checkpoints in `folder`, ready for `fit`. `distributions` is what `capture` returned."""
+    from cleave.callbacks import EvaluateEvery, check_trackers
     from cleave.heldout import HeldOut
-    from cleave.objectives import CrossEntropy
-    from cleave.training import RoleTrainer, StepStream
+    from cleave.stream import StepStream
+    from cleave.training import RoleTrainer
+    from pipelines.capture import with_distributions
 
     train, evaluation = config.train, config.evaluation
+    check_trackers(train.report_to)
     model, tokenizer = load_start(config)
-    data = build_data(config, tokenizer)
+    data = with_distributions(config, build_data(config, tokenizer), distributions)
     stream = StepStream(
-        build_sampler(config, data, world_size),
+        build_sampler(config, data, config.max_workers),
         batch_tokens=train.per_device_train_batch_tokens,
         accumulation=train.gradient_accumulation_steps,
         pad_id=tokenizer.pad_token_id or 0,
@@ -90,8 +102,9 @@ def build_trainer(
         packing=train.packing,
         rank=rank,
         world_size=world_size,
+        workers=(config.min_workers, config.max_workers),
     )
-    objective = CrossEntropy()
+    objective = build_objective(config)
     measure = None
     if data.held_out:
         measure = HeldOut(data.held_out, objective, tokenizer, generate=evaluation.generate, max_new_tokens=evaluation.max_new_tokens)
@@ -100,7 +113,7 @@ def build_trainer(
         compile_layers(model)
     trainer = RoleTrainer(
         add_lora(model, config.lora) if config.lora else model,
-        training_arguments(train, folder, train.steps(world_size), config.seed),
+        training_arguments(config, folder, stream.passes),
         stream=stream,
         objective=objective,
         tokenizer=tokenizer,
@@ -108,18 +121,39 @@ def build_trainer(
         best_metric=evaluation.metric_for_best_model,
         callbacks=callbacks,
     )
+    if config.objective.lmbda > 0:
+        stream.own_replies = own_replies(config, trainer, tokenizer)
     return trainer, data
 
 
-def training_arguments(train: TrainConfig, folder: Path, steps: int, seed: int) -> TrainingArguments:
-    """Hugging Face's arguments. Trackers are added as callbacks, evaluation is asked for by EvaluateEvery."""
+def own_replies(config: DistillConfig, trainer: RoleTrainer, tokenizer: PreTrainedTokenizerBase) -> OwnReplies:
+    """The student in training as the writer of targets."""
+    from cleave.on_policy import OwnReplies
+
+    objective = config.objective
+    student: Any = trainer.model
+    return OwnReplies(
+        student,
+        tokenizer,
+        share=objective.lmbda,
+        temperature=objective.sampling_temperature,
+        max_new_tokens=objective.max_new_tokens,
+        max_length=config.train.max_length,
+        seed=config.seed,
+    )
+
+
+def training_arguments(config: DistillConfig, folder: Path, passes: int) -> TrainingArguments:
+    """Hugging Face's arguments; `passes` are the forward passes of a worker per step. TensorBoard is added as a callback, evaluation is
+    asked for by EvaluateEvery."""
     import torch
     from transformers import TrainingArguments
 
+    train, steps = config.train, config.train.steps(config.max_workers)
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_accumulation_steps=passes,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.lr_scheduler_type,
         lr_scheduler_kwargs=dict(train.lr_scheduler_kwargs),
@@ -130,13 +164,16 @@ def training_arguments(train: TrainConfig, folder: Path, steps: int, seed: int) 
         max_grad_norm=train.max_grad_norm,
         bf16=train.bf16,
         activation_checkpointing=train.gradient_checkpointing or None,
+        fsdp=train.fsdp or None,
+        fsdp_config=dict(train.fsdp_config) if train.fsdp else None,
         logging_steps=train.logging_steps,
         save_steps=train.save_steps,
         save_total_limit=train.save_total_limit,
         report_to=[name for name in train.report_to if name != "tensorboard"],
+        run_name=config.name,
         disable_tqdm=True,
         ignore_data_skip=True,
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
-        seed=seed,
+        seed=config.seed,
     )

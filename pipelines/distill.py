@@ -5,7 +5,8 @@ result.json once finished, and checkpoint/. The same command resumes; SIGTERM or
 
     python -m cleave distill configs/distill/demo.yaml train.max_tokens=200000
 
-Left out: what examples say (gold.py), how the trainer is put together (assembly.py), Ray's side (ray_train.py).
+Left out: what examples say (formats.py), how the trainer is put together (assembly.py), Ray's side (ray_train.py), several students in
+one job (students.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cleave.config.base import dump, validate
+from cleave.config.base import Config, dump, validate
 from cleave.config.distill import DistillConfig
 from cleave.console import say
 from cleave.errors import ConfigError
@@ -27,6 +28,7 @@ _FREE_TO_CHANGE = {
     "torch_compile",
     "resources_per_worker",
     "max_failures",
+    "elastic_resize_monitor_interval_s",
     "logging_steps",
     "save_steps",
     "save_total_limit",
@@ -38,11 +40,15 @@ _FREE_TO_CHANGE = {
 def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False, quiet: bool = False) -> int:
     """Run or resume one training. Returns 0 when finished, 130 when it was stopped and can be resumed. `quiet`: nothing on stdout."""
     if dry_run:
-        return check(config, as_json=as_json)
+        say(f"{check(config)}; nothing was started.")
+        return show_config(config, as_json=as_json)
     folder = open_run(config)
     if folder.exists("result.json"):
         say(f"{folder.location} is finished; use another name to train again.")
         return show(json.loads(folder.read_text("result.json")), as_json=as_json, quiet=quiet)
+    get_ready(config, folder)
+    if not folder.exists("config.yaml"):  # not before: a mistake that was found in time may be put right under the same name
+        folder.write_text("config.yaml", dump(config))
     finished = run_inline(config, folder) if config.backend == "inline" else run_on_ray(config, folder)
     if not finished:
         say(f"stopped; run the same command again to resume {folder.location} from its last checkpoint.")
@@ -50,43 +56,63 @@ def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False,
     return show(json.loads(folder.read_text("result.json")), as_json=as_json, quiet=quiet)
 
 
-def check(config: DistillConfig, *, as_json: bool) -> int:
-    """Build everything but the trainer, draw one chunk of each task, and print the resolved config."""
-    from pipelines.assembly import build_data, build_sampler
-    from pipelines.start import load_start
+def check(config: DistillConfig) -> str:
+    """Check that everything fits and draw one chunk of each task; returns what would be trained. No weights are read."""
+    from pipelines.preflight import draw_once, preflight
+    from pipelines.reconstruction import unranked
 
-    model, tokenizer = load_start(config)
-    data = build_data(config, tokenizer)
-    next(iter(build_sampler(config, data, config.num_workers)))
+    model, tokenizer = preflight(config)
+    held_out = draw_once(unranked(config), tokenizer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = config.train.steps(config.num_workers)
-    say(f"{config.name}: {parameters:,} parameters, {steps:,} steps, {len(data.held_out)} held-out examples; nothing was started.")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    steps = config.train.steps(config.max_workers)
+    return f"{config.name}: {parameters:,} parameters, {trained:,} of them trained, {steps:,} steps, {held_out} held-out examples"
+
+
+def show_config(config: Config, *, as_json: bool) -> int:
+    """The resolved config on stdout."""
     print(json.dumps(config.model_dump(mode="json")) if as_json else dump(config), end="\n" if as_json else "")
     return 0
 
 
 def open_run(config: DistillConfig) -> RunFolder:
-    """The run's folder with config.yaml in it. Raises ConfigError if it belongs to another config."""
+    """The run's folder. Raises ConfigError if it belongs to another config."""
     folder = RunFolder.open(config.storage_path, config.name)
     if not folder.is_local and config.backend == "inline":
         raise ConfigError(f"the inline backend writes to a local disk, not to {folder.location}; set storage_path, or backend=ray.")
     folder.prepare()
     if folder.exists("config.yaml"):
         _check_same(config, folder)
-    else:
-        folder.write_text("config.yaml", dump(config))
     return folder
+
+
+def get_ready(config: DistillConfig, folder: RunFolder) -> None:
+    """Find mistakes before anything starts; for Ray in the data too, which each of its workers would otherwise find again and again."""
+    if config.backend == "inline":
+        set_threads(config.num_threads)
+    from pipelines.preflight import draw_once, preflight
+    from pipelines.reconstruction import score_traces
+
+    _, tokenizer = preflight(config)
+    score_traces(config)
+    if config.backend == "ray":
+        draw_once(config, tokenizer)
+        if "tensorboard" in config.train.report_to:
+            from pipelines.live_metrics import check_events
+
+            check_events(folder)
 
 
 def run_inline(config: DistillConfig, folder: RunFolder) -> bool:
     """Train in this process. Returns False if a signal stopped it."""
-    set_threads(config.num_threads)
     from cleave.callbacks import MetricsFile, ProgressLines, StopOnSignal
     from pipelines.assembly import build_trainer
+    from pipelines.capture import capture
 
+    distributions = capture(config)
     with StopOnSignal() as stop:
         callbacks = [MetricsFile(folder.path("metrics.jsonl")), ProgressLines(), *trackers(config, folder), stop]
-        trainer, data = build_trainer(config, Path(folder.path("trainer")), callbacks=callbacks)
+        trainer, data = build_trainer(config, Path(folder.path("trainer")), callbacks=callbacks, distributions=distributions)
         if not folder.exists("manifest.json"):
             folder.write_text("manifest.json", json.dumps(describe(config, data), indent=2) + "\n")
         if not trainer.fit():

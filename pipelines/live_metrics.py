@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from cleave.callbacks import metrics_row, progress_line
 from cleave.console import LINE_EVERY_S, say
-from cleave.errors import StorageError
+from cleave.errors import ConfigError, StorageError
 from cleave.runs import METRICS, RunFolder
 
 if TYPE_CHECKING:
@@ -83,13 +83,15 @@ class LiveMetrics(UserCallback):
 
         if self._events is not None:
             self._events.close()
-        place = folder.path("tensorboard") if folder.is_local else f"{folder.location}/tensorboard"
-        self._events = SummaryWriter(place, purge_step=row["step"])
+        self._events = SummaryWriter(events_place(folder), purge_step=row["step"])
 
 
 @contextmanager
-def following(folder: RunFolder, steps: int, every_s: float = LINE_EVERY_S) -> Iterator[None]:
-    """Driver side: while the body runs, say the newest row of the run folder every `every_s` seconds, and every evaluation."""
+def following(folder: RunFolder, steps: int, every_s: float = LINE_EVERY_S, label: str = "") -> Iterator[None]:
+    """Driver side: while the body runs, say the newest row of the run folder every `every_s` seconds, and every evaluation.
+
+    `label` begins each line, to tell trainings apart that run at the same time.
+    """
     done = threading.Event()
     newest = max((row["time"] for row in read_rows(folder)), default=-math.inf)  # by the clock of the worker, which may not be ours
 
@@ -99,7 +101,7 @@ def following(folder: RunFolder, steps: int, every_s: float = LINE_EVERY_S) -> I
             with suppress(StorageError):  # the folder may be out of reach for a moment; training itself does not depend on this
                 fresh = [row for row in read_rows(folder) if row["time"] > said]
                 for row in [row for row in fresh[:-1] if "loss" not in row] + fresh[-1:]:
-                    say(progress_line(row, steps))
+                    say(f"{label}: {progress_line(row, steps)}" if label else progress_line(row, steps))
                 said = max((row["time"] for row in fresh), default=said)
 
     thread = threading.Thread(target=follow, name="live-metrics", daemon=True)
@@ -109,6 +111,25 @@ def following(folder: RunFolder, steps: int, every_s: float = LINE_EVERY_S) -> I
     finally:
         done.set()
         thread.join()
+
+
+def events_place(folder: RunFolder) -> str:
+    """Where TensorBoard's events of a run go."""
+    return folder.path("tensorboard") if folder.is_local else f"{folder.location}/tensorboard"
+
+
+def check_events(folder: RunFolder) -> None:
+    """Raise ConfigError where TensorBoard, which has file systems of its own, cannot write to the run folder."""
+    from tensorboard.compat import tf
+
+    place = events_place(folder)
+    try:
+        tf.io.gfile.makedirs(place)
+    except (ImportError, ValueError, OSError, NotImplementedError) as error:
+        raise ConfigError(
+            f"TensorBoard cannot write to {place} ({' '.join(str(error).split())[:200]}); install the file system's fsspec package, or "
+            "remove tensorboard from train.report_to."
+        ) from error
 
 
 def read_rows(folder: RunFolder) -> list[Row]:

@@ -1,4 +1,5 @@
 """`cleave distill` on Ray Train: 1..n workers, each with the trainer of assembly.py, restarted from the last checkpoint when one dies.
+With `num_workers: [fewest, most]` the group is as large as the cluster allows at each start, and grows while it runs.
 
 Workers keep their files in a temporary folder of their node; what has to survive (weights, optimiser, sampler, the best weights so far,
 metrics.jsonl) travels in the checkpoints that they report, which Ray keeps under the run folder. The driver exports the result.
@@ -12,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ from transformers import TrainerCallback
 from actors.connection import connected
 from cleave.config.distill import DistillConfig
 from cleave.console import say
-from cleave.errors import CleaveError, ConfigError, RoleUnavailable
+from cleave.errors import CleaveError, ConfigError, RoleUnavailable, StorageError, TrainingError
 from cleave.runs import METRICS, RunFolder
+from pipelines.capture import capture
 from pipelines.live_metrics import LiveMetrics, ReportLogs, following
 
 if TYPE_CHECKING:
@@ -35,19 +37,25 @@ if TYPE_CHECKING:
 TRAVELS = ("best", METRICS)
 """What a worker's folder holds besides checkpoints that must outlive the worker."""
 SUMMARY = "summary.json"
+_MANY = 1_000_000
+"""Workers that a node holds if they need nothing."""
 
 
 def fit(config: DistillConfig, folder: RunFolder) -> bool:
-    """Train to the end and export. Raises ConfigError where the cluster is too small, RoleUnavailable when workers die too often."""
+    """Train to the end and export. Raises ConfigError where the cluster is too small, RoleUnavailable when workers die too often,
+    TrainingError for a loss that is not finite, StorageError where checkpoints cannot be written."""
     with connected():
         check_fits(config)
+        distributions = capture(config)
         try:
-            with own_interrupts(), following(folder, config.train.steps(config.num_workers)):
-                result = trainer(config, folder).fit()
+            with own_interrupts(), following(folder, config.train.steps(config.max_workers), label=config.name):
+                result = trainer(config, folder, distributions).fit()
         except ray.train.TrainingFailedError as error:
             raise _own_error(error) or RoleUnavailable(
                 f"training failed on its workers: {_first_line(error)}; run the same command again to go on from the last checkpoint."
             ) from error
+    if isinstance(result.return_value, TrainingError):
+        raise result.return_value
     checkpoint = result.get_best_checkpoint("step", "max") or result.checkpoint
     if checkpoint is None:
         raise RoleUnavailable(f"{folder.location} has no checkpoint; run the same command again.")
@@ -69,14 +77,17 @@ def own_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def trainer(config: DistillConfig, folder: RunFolder) -> TorchTrainer:
-    """The Ray trainer of one run; its files are under the run folder's `ray/`."""
+def trainer(config: DistillConfig, folder: RunFolder, distributions: Sequence[str] = ()) -> TorchTrainer:
+    """The Ray trainer of one run; its files are under the run folder's `ray/`. `distributions` is what `capture` returned."""
     resources = dict(config.resources_per_worker)
     return TorchTrainer(
         work,
-        train_loop_config={"config": config.model_dump(mode="json")},
+        train_loop_config={"config": config.model_dump(mode="json"), "distributions": list(distributions)},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers, resources_per_worker=resources, use_gpu=resources.get("GPU", 0) > 0
+            num_workers=config.num_workers,
+            resources_per_worker=resources,
+            use_gpu=resources.get("GPU", 0) > 0,
+            elastic_resize_monitor_interval_s=config.elastic_resize_monitor_interval_s,
         ),
         run_config=ray.train.RunConfig(
             name="ray",
@@ -90,8 +101,11 @@ def trainer(config: DistillConfig, folder: RunFolder) -> TorchTrainer:
     )
 
 
-def work(options: Mapping[str, Any]) -> None:
-    """What each worker runs: restore, train, report. All ranks draw the same examples and take their own share."""
+def work(options: Mapping[str, Any]) -> TrainingError | None:
+    """What each worker runs: restore, train, report. All ranks draw the same examples and take their own share.
+
+    Returns, instead of raising, an error that all ranks meet alike and would meet again: Ray would start over until patience ends.
+    """
     from cleave.callbacks import MetricsFile
     from pipelines.assembly import build_trainer
 
@@ -101,12 +115,22 @@ def work(options: Mapping[str, Any]) -> None:
     try:
         restore(here)
         callbacks = [MetricsFile(here / METRICS), ReportLogs(), Report(here)]
-        built, data = build_trainer(config, here, rank=context.get_world_rank(), world_size=context.get_world_size(), callbacks=callbacks)
+        built, data = build_trainer(
+            config,
+            here,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            callbacks=callbacks,
+            distributions=options["distributions"],
+        )
         prepared = prepare_trainer(built)
         prepared.fit()
         conclude(config, here, prepared, data)
+    except TrainingError as error:
+        return error
     finally:
         shutil.rmtree(here, ignore_errors=True)
+    return None
 
 
 class Report(TrainerCallback):
@@ -122,8 +146,8 @@ class Report(TrainerCallback):
 
 
 def report(folder: Path, metrics: Mapping[str, Any], saved: Path | None, summary: Mapping[str, Any] | None = None) -> None:
-    """Send this rank's files: its checkpoint folder, and from rank 0 what travels."""
-    with tempfile.TemporaryDirectory() as draft:
+    """Send this rank's files: its checkpoint folder, and from rank 0 what travels. Raises StorageError; earlier checkpoints stay."""
+    with sending(), tempfile.TemporaryDirectory() as draft:
         if saved is not None and saved.is_dir():
             shutil.copytree(saved, Path(draft) / saved.name)
         if ray.train.get_context().get_world_rank() == 0:
@@ -132,6 +156,16 @@ def report(folder: Path, metrics: Mapping[str, Any], saved: Path | None, summary
             if summary is not None:
                 (Path(draft) / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
         ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(draft))
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Give a disk or storage that fails its own error."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StorageError(f"cannot store a checkpoint ({reason}); free space there, then run the same command again to resume.") from error
 
 
 def restore(folder: Path) -> None:
@@ -163,16 +197,27 @@ def deliver(config: DistillConfig, folder: RunFolder, files: Path) -> None:
 
 
 def check_fits(config: DistillConfig) -> None:
-    """Raise ConfigError unless the cluster has room for all workers at once."""
-    have: dict[str, float] = ray.cluster_resources()
-    for name, each in config.resources_per_worker.items():
-        if each * config.num_workers > have.get(name, 0.0) + 1e-6:
-            most = int(have.get(name, 0.0) / each)
-            raise ConfigError(
-                f"{config.num_workers} workers need {each * config.num_workers:g} {name}, the cluster has {have.get(name, 0.0):g}; "
-                f"set num_workers={max(most, 1)} or resources_per_worker.{name}={have.get(name, 0.0) / config.num_workers:g}, or add nodes."
-            )
-    say(f"Ray Train: {config.num_workers} workers with {config.resources_per_worker} each.")
+    """Raise ConfigError unless the cluster has room for the fewest workers at once."""
+    fewest, most = config.min_workers, config.max_workers
+    count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    found = places(config.resources_per_worker)
+    if found < fewest:
+        have: dict[str, float] = ray.cluster_resources()
+        name, each = max(config.resources_per_worker.items(), key=lambda item: item[1] / max(have.get(item[0], 0.0), 1e-9))
+        there = have.get(name, 0.0)
+        fewer = f"num_workers={found} or " if found else ""
+        raise ConfigError(
+            f"{fewest} workers need {each * fewest:g} {name}, the cluster has {there:g} and room for {found} of them on its nodes; "
+            f"set {fewer}resources_per_worker.{name}={there / fewest:g}, or add nodes."
+        )
+    say(f"Ray Train: {count} workers with {config.resources_per_worker} each.")
+
+
+def places(resources: Mapping[str, float]) -> int:
+    """How many workers the cluster's nodes can hold, each of them on one node."""
+    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = [(name, each) for name, each in resources.items() if each > 0]
+    return sum(min((int(node.get(name, 0.0) / each + 1e-6) for name, each in needs), default=_MANY) for node in nodes)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
 from cleave.config.distill import Format
 from cleave.console import say
+from cleave.distributions import Key, attach
 from cleave.errors import DataError
-from cleave.examples import Encoder, Example, Pair
+from cleave.examples import Encoder, Example, Pair, TopK
 from cleave.prompts import PromptSet
 from cleave.tasks.files import FileTask
 from cleave.tasks.hub import HubTask
@@ -80,15 +82,31 @@ def supply_of(task: Task, split: str) -> Supply:
 
 
 class ExampleSource:
-    """Examples of one supply; a Source of curriculum/sampler.py. Each problem is written in one format, drawn by weight."""
+    """Examples of one supply; a Source of curriculum/sampler.py. Each problem is written in one format, drawn by weight.
 
-    def __init__(self, supply: Supply, *, prompts: PromptSet, formats: Mapping[Format, float], encoder: Encoder, seed: int = 0) -> None:
+    `teacher` is the place of the examples' teacher among the run's. `distributions`, once set, are attached to each example.
+    """
+
+    def __init__(
+        self, supply: Supply, *, prompts: PromptSet, formats: Mapping[Format, float], encoder: Encoder, seed: int = 0, teacher: int = 0
+    ) -> None:
         self._supply, self._seed = supply, seed
         self._prompts, self._formats, self._encoder = prompts, dict(formats), encoder
+        self.teacher = teacher
+        self.distributions: Mapping[Key, TopK] | None = None
 
     def chunk(self, index: int) -> list[Example]:
         """512 problems of an endless supply, or one epoch of a finite one; problems without what the formats need are left out."""
-        return self._encoder(list(self._pairs(index)))
+        return self._encode(list(self._pairs(index)))
+
+    def every(self) -> Iterator[Example]:
+        """Each problem of a supply that ends, in each format that it has what it needs for, whatever the formats' weights."""
+        rng = random.Random(0)
+        problems = iter(self._supply.problems(0, rng))
+        names: list[Format] = [name for name, weight in self._formats.items() if weight > 0]
+        while some := list(islice(problems, CHUNK)):
+            pairs = (write_pair(self._prompts, {name: 1.0}, problem, rng) for problem in some for name in names)
+            yield from self._encoder([self._labelled(pair) for pair in pairs if pair is not None])
 
     def examples(self, count: int) -> list[Example]:
         """The first `count` examples, fewer where the supply ends; what chunks 0, 1, … begin with, without computing them whole."""
@@ -96,13 +114,20 @@ class ExampleSource:
         for index in range(1 if self._supply.ends else 1 + 8 * count // CHUNK):
             pairs = self._pairs(index)
             while len(found) < count and (some := list(islice(pairs, count - len(found)))):
-                found.extend(self._encoder(some))
+                found.extend(self._encode(some))
         return found
+
+    def _encode(self, pairs: Sequence[Pair]) -> list[Example]:
+        examples = self._encoder(pairs)
+        return examples if self.distributions is None else attach(examples, self.distributions)
+
+    def _labelled(self, pair: Pair) -> Pair:
+        return replace(pair, teacher=self.teacher) if self.teacher else pair
 
     def _pairs(self, index: int) -> Iterator[Pair]:
         rng = random.Random(f"{self._seed}/{self._supply.name}/{index}")
         written = (write_pair(self._prompts, self._formats, problem, rng) for problem in self._supply.problems(index, rng))
-        return (pair for pair in written if pair is not None)
+        return (self._labelled(pair) for pair in written if pair is not None)
 
 
 def held_out(sources: Sequence[ExampleSource], count: int) -> list[Example]:

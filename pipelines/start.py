@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cleave.config.distill import DistillConfig, FreshConfig, LoraConfig
@@ -24,7 +25,7 @@ def load_start(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
         tokenizer = load_tokenizer(config.init.tokenizer)
         model = fresh_model(config.init.fresh, tokenizer)
     model.set_attn_implementation(config.train.attn_implementation)
-    _check_length(model, config.train.max_length)
+    check_length(model, config.train.max_length)
     return model, tokenizer
 
 
@@ -32,29 +33,41 @@ def load_weights(config: ModelConfig, adapter: str | None = None) -> tuple[PreTr
     """A checkpoint's model in float32, with `adapter` (a PEFT folder) merged in, and its tokenizer."""
     from cleave.lm.checkpoint import load_checkpoint
 
-    name = config.model_name_or_path
-    if config.backend == "reference":
-        from cleave.lm.reference import resolve
-
-        name = str(resolve(name))
+    name = local_name(config)
     loaded = load_checkpoint(name, revision=config.revision, dtype="float32", device_map="cpu", adapter=adapter or config.adapter)
     return loaded.model, loaded.tokenizer
+
+
+def local_name(config: ModelConfig) -> str:
+    """The folder or Hub id of weights that can be trained."""
+    if config.backend != "reference":
+        return config.model_name_or_path
+    from cleave.lm.reference import resolve
+
+    return str(resolve(config.model_name_or_path))
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
     """A tokenizer by folder or Hub id; None: that of the reference models, built from the default profile."""
     if name is None:
         from cleave.lm.tokenizer import build_tokenizer
-        from cleave.tasks.reference.profile import get_profile
-        from cleave.tasks.reference.vocabulary import pieces
 
-        return build_tokenizer(pieces(get_profile("default-v1")))
+        return build_tokenizer(shipped_pieces())
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load the tokenizer {name}: {' '.join(str(error).split())[:200]}; check init.tokenizer.") from error
+
+
+@cache
+def shipped_pieces() -> tuple[str, ...]:
+    """The words of the default profile; to find them takes a second, and a run asks several times."""
+    from cleave.tasks.reference.profile import get_profile
+    from cleave.tasks.reference.vocabulary import pieces
+
+    return tuple(pieces(get_profile("default-v1")))
 
 
 def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -70,7 +83,7 @@ def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
-    """The model with trainable adapters; its own weights are frozen."""
+    """The model with trainable adapters; its own weights are frozen. Raises ConfigError where they do not fit."""
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model
 
@@ -78,7 +91,10 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
     options = PeftLora(
         r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules, task_type="CAUSAL_LM"
     )
-    adapted: PreTrainedModel = get_peft_model(model, options)
+    try:
+        adapted: PreTrainedModel = get_peft_model(model, options)
+    except ValueError as error:
+        raise ConfigError(f"lora does not fit the model: {' '.join(str(error).split())[:200]}; change lora.target_modules.") from error
     return adapted
 
 
@@ -89,7 +105,8 @@ def compile_layers(model: PreTrainedModel) -> None:
         layer.compile(dynamic=True)
 
 
-def _check_length(model: PreTrainedModel, max_length: int) -> None:
+def check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise ConfigError if examples may be longer than the model's positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise ConfigError(f"train.max_length {max_length} is above the model's {limit} positions; set it to {limit} or less.")

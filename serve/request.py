@@ -11,14 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cleave.config.reasoning import BudgetConfig, ReasoningConfig
+from cleave.config.reasoning import PLANNED, BudgetConfig, ReasoningConfig
 from cleave.config.serve import LimitsConfig
 from cleave.types import Problem
 from serve.failures import ApiError, refused
 from serve.schema import Budget, Options
 
-OVERRIDES = ("strategy", "plans", "plan_temperature", "temperature", "top_p", "selection", "seed")
-PLANLESS = ("direct", "single")
+OVERRIDES = ("strategy", "plans", "plan_temperature", "max_steps", "temperature", "top_p", "selection", "seed")
 
 
 def problem_of(question: str, context: str, limits: LimitsConfig) -> Problem:
@@ -41,7 +40,7 @@ def reasoning_of(
     data = base.model_dump() | _given(options)
     if samples is not None:
         data["n"] = samples
-    if options.plans is None and data["strategy"] in PLANLESS:
+    if options.plans is None and data["strategy"] not in PLANNED:
         data["plans"] = 1
     if options.seed is None and data["temperature"] + data["plan_temperature"] > 0:
         data["seed"] = secrets.randbits(31)

@@ -57,11 +57,13 @@ class Options(Body):
     """How to reason; what is absent is taken from the model that is asked."""
 
     strategy: StrategyName | None = None
-    """direct, single, static or stepwise."""
+    """direct, single, static, stepwise or dynamic."""
     plans: Count | None = None
     """Plans sampled; the solutions are shared among them."""
     plan_temperature: float | None = Field(None, ge=0, le=5)
     """Sampling temperature of the decomposer."""
+    max_steps: Count | None = None
+    """Most sub-questions of a plan; a longer plan is refused."""
     temperature: float | None = Field(None, ge=0, le=5)
     """Sampling temperature of the solver; 0 is greedy."""
     top_p: float | None = Field(None, gt=0, le=1)

@@ -14,7 +14,7 @@ from cleave.collection import Collection, Keys
 from cleave.config.base import validate
 from cleave.config.collect import CollectConfig
 from cleave.config.reasoning import ReasoningConfig
-from cleave.errors import BudgetExceeded, ConfigError, DataError
+from cleave.errors import BudgetExceeded, ConfigError, DataError, GenerationError
 from cleave.reasoning import reason
 from cleave.roles import Roles
 from cleave.runs import RunFolder
@@ -23,6 +23,7 @@ from cleave.traces import problem_key
 from cleave.types import ModelInfo, Problem, Trace
 from pipelines.collect import describe_recipe, main
 from tests.scripted import record
+from tests.teacher import Lesson, teaching, write_gsm8k
 
 COUNT = 20
 FAMILIES = ("arithmetic", "lookup")
@@ -179,6 +180,67 @@ def test_rows_that_fail_are_kept_and_are_not_an_end(config: Callable[..., Collec
     errors = [row.trace.error.type for row in there.traces(there.only_recipe()) if row.trace.error]
     assert errors == ["ParseError"] * 3
     assert len(content(own)) == 6
+
+
+@pytest.fixture
+def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Lesson]:
+    """What a teacher at a URL is asked."""
+    monkeypatch.setenv("CLEAVE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return write_gsm8k(tmp_path / "data")
+
+
+def taught(config: Callable[..., CollectConfig], model: str, **changes: Any) -> CollectConfig:
+    role = {"model": {"short": model, "max_retries": 0}, "prompts": "instruct-v1"}
+    tasks = [{"task": "gsm8k", "problems": 30}]
+    return config(tasks=tasks, roles={"decomposer": role, "solver": role}, **changes)
+
+
+GARBAGE = [
+    b"<html>502 Bad Gateway</html>",
+    b'{"choices": []}',
+    b'{"choices": [{"message": {"content": 7}}]}',
+    b'{"error": {"message": "lost"}}',
+    b'{"choices": [{"message": {"content": "I would rather not."}, "finish_reason": "stop"}]}',
+]
+
+
+def test_a_teacher_that_talks_garbage_half_of_the_time_is_collected_to_the_end(
+    config: Callable[..., CollectConfig], lessons: dict[str, Lesson], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Broken replies of every kind are rows with their error; the good half is whole, and the figures count both."""
+    with teaching(lessons) as teacher:
+        bad = {question: GARBAGE[k % len(GARBAGE)] for k, question in enumerate(sorted(lessons)) if k % 2}
+        teacher.garble = bad.get
+        assert main(taught(config, teacher.model, max_in_flight=4), as_json=True) == 0
+        asked = len(teacher.asked)
+        assert main(taught(config, teacher.model)) == 0
+        assert len(teacher.asked) == asked, "a failed row is a row: it is not asked again"
+    there = collection(config())
+    rows = list(there.traces(there.only_recipe()))
+    assert len(rows) == 30
+    assert all(bool(row.correct) == (row.trace.problem.question not in bad) for row in rows)
+    types = {row.trace.error.type for row in rows if row.trace.error}
+    assert types == {"GenerationError", "ParseError"}
+    figures = json.loads(capsys.readouterr().out.splitlines()[0])["figures"]
+    assert sum(row["count"] for row in figures if row["kind"] == "failure") == sum(row.trace.error is not None for row in rows)
+
+
+def test_a_teacher_that_dies_stops_the_collection_which_goes_on_when_it_is_back(
+    config: Callable[..., CollectConfig], lessons: dict[str, Lesson]
+) -> None:
+    with teaching(lessons) as teacher:
+        teacher.lasts = 24
+        own = taught(config, teacher.model, max_in_flight=2, max_consecutive_failures=4)
+        with pytest.raises(GenerationError, match=r"answered 503.*4 problems in a row.*same command again: finished problems are kept"):
+            main(own)
+        before = len(content(own))
+        assert 10 <= before <= 12
+        teacher.lasts = None
+        assert main(own) == 0
+    answers = content(own)
+    assert len(answers) == 30
+    assert all(correct for _, correct in answers.values())
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from cleave.config.base import Config, dump, load, read_yaml, validate
 from cleave.config.collect import CollectConfig
 from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.iterate import IterateConfig
 from cleave.config.serve import ServeArgs, load_serve, validate_args
+from cleave.config.students import StudentsConfig, load_distill
 from cleave.config.study import StudyConfig
 from cleave.errors import ConfigError
 
@@ -28,11 +30,20 @@ def read_serve(path: Path) -> Config:
     return validate_args(application.get("args") or {}, str(path))
 
 
+def read_example(path: Path) -> Config:
+    """A worked example: the last word of its name says which program reads it, `cleave distill` where it is none."""
+    if path.stem.endswith("-collect"):
+        return load(CollectConfig, path)
+    return load(EvaluateConfig, path) if path.stem.endswith("-evaluate") else load_distill(path)
+
+
 READERS: dict[str, Callable[[Path], Config]] = {
     "collect": lambda path: load(CollectConfig, path),
     "evaluate": lambda path: load(EvaluateConfig, path),
     "distill": lambda path: load(DistillConfig, path),
+    "examples": read_example,
     "reference": lambda path: load(DistillConfig, path),
+    "iterate": lambda path: load(IterateConfig, path),
     "serve": read_serve,
     "studies": lambda path: load(StudyConfig, path),
 }
@@ -73,7 +84,7 @@ def test_unknown_folder_is_an_error() -> None:
         reader(ROOT / "configs" / "nowhere" / "a.yaml")
 
 
-@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudyConfig])
+@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudentsConfig, StudyConfig, IterateConfig])
 def test_every_field_says_what_it_means(cls: type[Config]) -> None:
     def undocumented(schema: dict[str, object]) -> list[str]:
         models = [schema, *schema.get("$defs", {}).values()]  # type: ignore[attr-defined]

@@ -362,6 +362,34 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(tmp_path: Path
     _same_weights(tmp_path / "whole" / "tiny" / "checkpoint", tmp_path / "ray" / "tiny" / "checkpoint")
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_runs_are_kept_at_any_place_that_fsspec_knows(tmp_path: Path, tiny_model_dir: Path, ray_session: None) -> None:
+    """Checkpoints, metrics, events and the export, through a file system that is none of pyarrow's own; adapters are merged there too."""
+    config = make_config(
+        tmp_path,
+        storage_path=f"dir::file://{tmp_path}/far",
+        init={"model": f"hf:{tiny_model_dir}"},
+        lora={"r": 2},
+        backend="ray",
+        train={"max_steps": 2, "per_device_train_batch_tokens": 300, "save_steps": 1, "logging_steps": 1},
+    )
+    assert main(config) == 0
+    run = tmp_path / "far" / "tiny"
+    assert json.loads((run / "result.json").read_text())["checkpoint"] == f"{config.storage_path}/tiny/checkpoint"
+    assert load_checkpoint(str(run / "checkpoint")).model.num_parameters() == load_checkpoint(str(tiny_model_dir)).model.num_parameters()
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line] == [1, 2]
+    assert list((run / "tensorboard").iterdir())
+    assert not (run / "ray").exists()
+
+
+def test_a_place_that_tensorboard_cannot_write_to_is_found_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.distill.run_on_ray", lambda config, folder: pytest.fail("workers were started"))
+    monkeypatch.setattr("pipelines.live_metrics.events_place", lambda folder: "nosuch://bucket/tensorboard")
+    with pytest.raises(ConfigError, match=r"TensorBoard cannot write to nosuch://bucket.*train\.report_to"):
+        main(make_config(tmp_path, backend="ray"))
+
+
 def _workers() -> list[int]:
     """Process ids of Ray Train's workers of this session."""
     found = []

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleave.errors import ConfigError, DataError
-from cleave.examples import Encoder, Example, Pair, content_hash, read_shard, schema, write_shard
+from cleave.examples import Encoder, Example, Pair, TopK, content_hash, read_shard, schema, write_shard
 from cleave.types import Message, Prompt
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30)
@@ -65,8 +66,23 @@ def test_a_tokenizer_without_end_token_is_refused(tiny_tokenizer: Any) -> None:
 def make_examples() -> list[Example]:
     plain = Example((5, 6, 7), (False, True, True), weight=0.5, problem_id="p1", skill="add", depth=2)
     paired = replace(plain, group="g1", label=1.0, problem_id="p2")
-    taught = replace(plain, teacher_topk=(((6, -0.25), (9, -1.5)), ((7, -0.125),)))
+    taught = replace(plain, teacher=1, teacher_topk=make_topk([[6, 9], [7, 6]], [[-0.25, -1.5, -9.0], [-0.125, -2.5, -7.0]]))
     return [plain, paired, taught]
+
+
+def make_topk(ids: list[list[int]], logprobs: list[list[float]], vocabulary: int = 100) -> TopK:
+    return TopK.of(np.array(ids), np.array(logprobs), vocabulary)
+
+
+@pytest.mark.parametrize(("vocabulary", "bytes_per_token"), [(65_536, 10), (65_537, 14)])
+def test_stored_distributions_are_compact_and_come_back(vocabulary: int, bytes_per_token: int) -> None:
+    ids = [[vocabulary - 1, 3], [7, 0], [1, 2]]
+    logprobs = [[-0.1, -2.4, -10.5], [0.0, -60.0, -np.inf], [-1.0, -1.1, -1.2]]
+    topk = make_topk(ids, logprobs, vocabulary)
+    assert (len(topk), topk.nbytes) == (3, 3 * bytes_per_token)
+    assert topk.tokens().tolist() == ids
+    np.testing.assert_allclose(topk.values(), logprobs, rtol=1e-3)
+    assert len(make_topk([[5]], [[0.0, -9.0]], vocabulary)) == 1
 
 
 def test_a_shard_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -87,7 +103,9 @@ def test_the_hash_sees_every_field() -> None:
         {"depth": 3},
         {"group": "g"},
         {"label": 0.0},
-        {"teacher_topk": (((6, -0.25),), ())},
+        {"teacher": 1},
+        {"teacher_topk": make_topk([[6], [7]], [[-0.25, -2.0], [-0.5, -1.0]])},
+        {"teacher_topk": make_topk([[6], [7]], [[-0.25, -2.0], [-0.5, -1.5]])},
     ]
     hashes = {content_hash([replace(example, **change)]) for change in changes}
     assert len(hashes | {content_hash([example])}) == len(changes) + 1

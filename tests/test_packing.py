@@ -1,14 +1,16 @@
 """Batches: nothing is lost, rows hold what fits, and no example sees another, packed or padded, in any mode."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from cleave.examples import Example
+from cleave.examples import Example, TopK
 from cleave.packing import fit_rows, pack, pad, split_evenly
 
 VOCABULARY = 50
@@ -85,6 +87,39 @@ def test_weights_survive_both_layouts_and_skip_first_tokens(sizes: list[int]) ->
         assert batch["weights"].sum().item() == pytest.approx(expected, rel=1e-5)
         assert "attention_mask" not in batch
     assert "position_ids" not in pad(examples, 0)
+
+
+def taught(example: Example, teacher: int = 0) -> Example:
+    """With stored distributions that name the learned token itself, and its place in the example as a log-probability."""
+    places = [k for k in range(1, len(example)) if example.loss_mask[k]]
+    ids = np.array([[example.input_ids[k], 0] for k in places]).reshape(-1, 2)
+    logprobs = np.array([[-k, -1.0, -2.0] for k in places]).reshape(-1, 3)
+    return replace(example, teacher=teacher, teacher_topk=TopK.of(ids, logprobs, VOCABULARY))
+
+
+@given(lengths)
+@settings(max_examples=30)
+def test_stored_distributions_stand_in_the_order_of_the_learned_tokens(sizes: list[int]) -> None:
+    examples = [replace(taught(example), weight=index % 3) for index, example in enumerate(make_examples(sizes))]
+    for batch in (pad(examples, 0), pack(examples, 0, 24)):
+        learned = batch["weights"][:, 1:] > 0
+        assert batch["teacher_ids"][:, 0].tolist() == batch["input_ids"][:, 1:][learned].tolist()
+        assert batch["teacher_logprobs"].shape == (int(learned.sum()), 3)
+        if "position_ids" in batch:
+            assert batch["teacher_logprobs"][:, 0].tolist() == (-batch["position_ids"][:, 1:][learned]).tolist()
+
+
+def test_what_few_examples_have_is_absent_or_refused() -> None:
+    plain, stored = make_examples([5, 9]), [taught(example) for example in make_examples([5, 9])]
+    assert set(pad(plain, 0)) == {"input_ids", "weights"}
+    with pytest.raises(ValueError, match="1 of 2 examples of a batch lack"):
+        pad([plain[0], stored[1]], 0)
+
+
+def test_each_token_knows_its_teacher() -> None:
+    [first, second] = make_examples([4, 7])
+    batch = pack([first, replace(second, teacher=2)], 0, 20)
+    assert batch["teacher"].tolist() == [[2] * 7 + [0] * 4]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from cleave.errors import ConfigError
-from cleave.plans import parse_plan
+from cleave.plans import parse_next, parse_plan
 from cleave.prompts import load_prompts, shipped_prompts
-from cleave.solutions import parse_solution, parse_step
+from cleave.solutions import parse_solution, parse_step, parse_steps
 from cleave.templates import ChatTemplates, TextTemplates
 from cleave.types import Plan, Problem, Prompt, SolutionStep
 from tests.puppet import said
@@ -32,6 +32,27 @@ def test_reference_prompts_are_frozen() -> None:
     assert prompts.solve(PROBLEM, "step", PLAN, STEPS[:1]).text == f"{whole}1. 3 + 4 = 7\n2."
     assert prompts.stops("solve_step") == ("\n",)
     assert prompts.stops("solve_steps") == ()
+
+
+@pytest.mark.parametrize("kind", ["reference", "instruct"])
+def test_a_second_version_only_adds(kind: str) -> None:
+    """What the first version asks, the second asks in the same words."""
+    old, new = load_prompts(f"{kind}-v1"), load_prompts(f"{kind}-v2")
+    assert new.decompose(PROBLEM, 1) == old.decompose(PROBLEM, 1)
+    assert new.solve(PROBLEM, "answer") == old.solve(PROBLEM, "answer")
+    assert new.solve(PROBLEM) == old.solve(PROBLEM)
+    assert new.solve(PROBLEM, "steps", PLAN) == old.solve(PROBLEM, "steps", PLAN)
+    assert new.solve(PROBLEM, "step", PLAN, STEPS[:1]) == old.solve(PROBLEM, "step", PLAN, STEPS[:1])
+    assert (new.kind, new.stops("solve_step")) == (old.kind, old.stops("solve_step"))
+    assert new.fingerprint != old.fingerprint
+    assert old.templates.next_question is None
+    assert "What is 3 + 4?" in said(new.next_question(PROBLEM, PLAN, STEPS))
+
+
+@pytest.mark.parametrize("known", [(), STEPS[:1], (*STEPS, SolutionStep(3, "x", "x"))])
+def test_the_next_question_needs_the_answers_of_all_before_it(known: tuple[SolutionStep, ...]) -> None:
+    with pytest.raises(ValueError, match="the answers of exactly those before it"):
+        load_prompts("reference-v2").next_question(PROBLEM, PLAN, known)
 
 
 def test_a_step_prompt_is_the_beginning_of_the_training_text() -> None:
@@ -74,6 +95,12 @@ def test_worked_examples_follow_their_own_rules() -> None:
         assert all(parse_solution(example.reply).answer for example in form.examples)
     for example in templates.solve_steps.examples:
         assert len(parse_solution(example.reply).steps) == len(parse_plan(example.plan).steps)
+    second = load_prompts("instruct-v2").templates
+    assert isinstance(second, ChatTemplates)
+    assert second.next_question is not None
+    for example in (*second.decompose.examples, *second.next_question.examples):
+        parse_next(example.reply, parse_plan(example.plan)) if example.id else parse_plan(example.reply)
+        assert len(parse_steps(example.known)) == len(parse_plan(example.plan).steps)
     for example in templates.solve_step.examples:
         assert parse_plan(example.plan).steps[-1].question == example.step
         assert parse_step(example.reply, int(example.id)) is not None
@@ -115,6 +142,17 @@ def test_own_prompt_files(tmp_path: Path, root: Path) -> None:
     assert own.fingerprint != load_prompts("reference-v1").fingerprint
 
 
+def test_a_file_may_extend_a_shipped_set(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text('name: own\nextends: reference-v2\ndecompose: "Split {question} into {most}.\\n"\n')
+    own = load_prompts(file)
+    assert own.decompose(Problem("p", "Why?"), most=4).text == "Split Why? into 4.\n"
+    assert own.next_question(PROBLEM, Plan()) == load_prompts("reference-v2").next_question(PROBLEM, Plan())
+    file.write_text("name: own\nextends: own.yaml\n")
+    with pytest.raises(ConfigError, match=r"extends 'own.yaml'; only shipped ones can be extended: instruct-v1, "):
+        load_prompts(file)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -123,6 +161,7 @@ def test_own_prompt_files(tmp_path: Path, root: Path) -> None:
         ("stop: []", "stops: []", "did you mean 'stop'"),
         ("{question}\\nAnswer", "{problem}\\nAnswer", "solve_answer must use exactly"),
         ("{id}. {text}", "{id}.", "step_line must use exactly"),
+        ("{question}\\nAnswer", "{question}{most}\\nAnswer", "solve_answer must use exactly"),
         ("name:", "name: [", "not valid YAML"),
     ],
 )

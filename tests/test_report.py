@@ -11,9 +11,10 @@ from cleave.config.evaluate import EvaluateConfig
 from cleave.errors import ConfigError
 from cleave.evaluation import Evaluation
 from cleave.figures import accuracy_by_depth, accuracy_by_task, tokens_by_role
+from cleave.reasons import meanings
 from cleave.report import Samples, main, write_results
 from cleave.runs import CONFIG, RunFolder
-from cleave.sample_tree import meanings, sample_tree
+from cleave.sample_tree import sample_tree
 from cleave.traces import ScoredTrace, merge, write_shard
 from cleave.types import Failure, Plan, Problem, Solution, SolutionStep, Step, Trace, Usage
 

@@ -198,13 +198,13 @@ async def test_a_local_handle_is_the_role_itself() -> None:
 
 def test_auto_prompts_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     config = RoleConfig.model_validate(f"hf:{tmp_path}")
-    assert prompts_name(config) == "instruct-v1"
+    assert prompts_name(config) == "instruct-v2"
     (tmp_path / "cleave.json").write_text(json.dumps({"prompts": "reference-v1"}))
     assert prompts_name(config) == "reference-v1"
     assert prompts_name(config.model_copy(update={"prompts": "other"})) == "other"
     recorded = RoleConfig.model_validate("recorded:calls.jsonl")
     assert prompts_name(recorded, Puppet(lambda prompt, i: "", name=f"hf:{tmp_path}")) == "reference-v1"
-    assert prompts_name(recorded, Puppet(lambda prompt, i: "", name="unknown")) == "instruct-v1"
+    assert prompts_name(recorded, Puppet(lambda prompt, i: "", name="unknown")) == "instruct-v2"
     (tmp_path / "cleave.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot read"):
         prompts_name(config)

@@ -17,7 +17,8 @@ from cleave.errors import ConfigError
 from cleave.examples import Example
 from cleave.heldout import HeldOut
 from cleave.objectives import CrossEntropy
-from cleave.training import STATE_FILE, RoleTrainer, StepStream, newest_checkpoint
+from cleave.stream import StepStream
+from cleave.training import STATE_FILE, RoleTrainer, newest_checkpoint
 
 VOCABULARY = 40
 STEPS = 6

@@ -19,7 +19,7 @@ def ask(
     roles: Annotated[Path | None, typer.Option("--roles", metavar="FILE", help="YAML with the roles alone.")] = None,
     decomposer: Annotated[str | None, typer.Option("--decomposer", metavar="MODEL", help=MODEL_HELP)] = None,
     solver: Annotated[str | None, typer.Option("--solver", metavar="MODEL", help="The same for the solver.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static or stepwise.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static, stepwise or dynamic.")] = None,
     n: Annotated[int | None, typer.Option("-n", help="Solutions to sample; several vote.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling temperature of the solver.")] = None,
     as_json: AsJson = False,

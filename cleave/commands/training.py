@@ -1,4 +1,4 @@
-"""`cleave collect`, `distill` and `study`: a teacher's traces are gathered, models are trained, pairs of them compared."""
+"""`cleave collect`, `distill`, `study` and `iterate`: a teacher's traces are gathered, models are trained and compared, in rounds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def collect(
 
 
 def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
-    """Train a role's model; a stopped run resumes from its last checkpoint."""
-    from cleave.config.base import load
-    from cleave.config.distill import DistillConfig
+    """Train a role's model, or several students; a stopped run resumes from its last checkpoint."""
+    from cleave.config.students import StudentsConfig, load_distill
 
-    resolved = load(DistillConfig, config, overrides or [])
-    from pipelines.distill import main
+    resolved = load_distill(config, overrides or [])
+    from pipelines import distill, students
 
-    return main(resolved, dry_run=dry_run, as_json=as_json)
+    if isinstance(resolved, StudentsConfig):
+        return students.main(resolved, dry_run=dry_run, as_json=as_json)
+    return distill.main(resolved, dry_run=dry_run, as_json=as_json)
 
 
 def study(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
@@ -42,7 +43,18 @@ def study(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fal
     return main(resolved, dry_run=dry_run, as_json=as_json)
 
 
+def iterate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
+    """Train a solver in rounds on its own right solutions beside its teacher's; a stopped iteration resumes."""
+    from cleave.config.base import load
+    from cleave.config.iterate import IterateConfig
+
+    resolved = load(IterateConfig, config, overrides or [])
+    from pipelines.iterate import main
+
+    return main(resolved, dry_run=dry_run, as_json=as_json)
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (collect, distill, study):
+    for command in (collect, distill, study, iterate):
         app.command()(command)

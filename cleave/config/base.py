@@ -83,6 +83,14 @@ def dump(config: Config) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`, section by section."""
+    whole = dict(base)
+    for key, value in changes.items():
+        whole[key] = merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+    return whole
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError."""
     try:

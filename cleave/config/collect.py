@@ -55,3 +55,10 @@ class CollectConfig(WorkloadConfig):
         if self.reasoning.gold_plan:
             raise ValueError("a collection is the teacher's own plans; train on gold plans with source: gold")
         return self
+
+    @model_validator(mode="after")
+    def _gold_is_true(self) -> Self:
+        for task in self.tasks:
+            if task.task.kind in ("arithmetic", "lookup", "reading") and task.task.dials.get("noise", "none") != "none":
+                raise ValueError(f"{task.title}: noise is in gold steps, which no teacher sees and which judge it; remove the dial")
+        return self

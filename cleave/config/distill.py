@@ -6,16 +6,70 @@ from pydantic import Field, model_validator
 
 from cleave.config.base import Config
 from cleave.config.model import ModelConfig
+from cleave.config.objective import ObjectiveConfig
 from cleave.config.task import TaskConfig
 
 TrainedRole = Literal["decomposer", "solver", "general"]
-Format = Literal["decompose", "steps_with_plan", "step", "single", "direct", "text"]
+Format = Literal["decompose", "next_question", "steps_with_plan", "step", "next_answer", "single", "direct", "text", "reconstruct"]
 
 DEFAULT_FORMATS: dict[TrainedRole, dict[Format, float]] = {
     "decomposer": {"decompose": 1.0},
     "solver": {"steps_with_plan": 1.0, "single": 1.0, "direct": 0.5},
     "general": {"decompose": 1.0, "steps_with_plan": 1.0, "single": 1.0, "direct": 0.5, "text": 0.5},
 }
+
+DRAWN_FORMATS: tuple[Format, ...] = ("next_question", "step", "next_answer")
+"""Formats that show a part of the problem, another one each time."""
+
+
+class ReconstructionConfig(Config):
+    """The screen for answers that are right for the wrong reason (MIMAX, arXiv 2106.07174): of the traces that lead to the right answer of
+    a problem, those are learned from that tell most about its question."""
+
+    model: ModelConfig
+    """Model that says how well a question follows from a trace, trained on the format reconstruct: hf:PATH_OR_HUB_ID or reference:NAME;
+    workers of Ray Train need to see its folder."""
+    prompts: str = "auto"
+    """Prompt set with the form reconstruct: a shipped name, a YAML file, or auto (what the checkpoint was trained with)."""
+    keep: int = Field(1, gt=0)
+    """Traces that are learned from per problem, at most."""
+
+    @model_validator(mode="after")
+    def _can_score(self) -> Self:
+        if self.model.backend not in ("hf", "reference"):
+            raise ValueError(f"{self.model.short} gives no probability of a given text; name a model by hf:PATH or reference:NAME")
+        return self
+
+
+class CollectionConfig(Config):
+    """Targets from a teacher's traces, gathered by `cleave collect`, and which of them are learned from."""
+
+    path: str
+    """Run folder of the collection."""
+    also: tuple[str, ...] = ()
+    """Further collections, each of one teacher, such as the teacher's beside the student's own."""
+    mixture: Literal["all", "adaptive"] = "all"
+    """all: whatever is kept of every collection; adaptive: of those in `also` only problems of which nothing was kept before
+    (arXiv 2410.18574)."""
+    recipe: str | None = None
+    """Hash of the teacher, where the collection holds several; null: the only one."""
+    keep: Literal["all", "answered"] = "answered"
+    """all: every plan (S_D-T) or solution (S_E-T); answered: those that led to the right answer (S_D-R)."""
+    answers: Literal["teacher", "gold"] = "teacher"
+    """The final answer that is learned: the teacher's, or the problem's own with the teacher's steps (S_E-A)."""
+    second_chance: bool = True
+    """Keep a plan whose first solution is wrong for a later one that is right (answered only)."""
+    reconstruction: ReconstructionConfig | None = None
+    """Of all right traces of a problem learn from the most telling ones, whatever their plans; null: from the first of every plan
+    (answered only)."""
+    held_out: float = Field(0.02, ge=0, lt=1)
+    """Share of the problems that is never trained on and measured instead; `eval_split` does not apply to collections."""
+
+    @model_validator(mode="after")
+    def _ranks_right_ones(self) -> Self:
+        if self.reconstruction is not None and self.keep != "answered":
+            raise ValueError("reconstruction chooses among traces with the right answer; set keep: answered, or remove reconstruction")
+        return self
 
 
 class TaskMix(Config):
@@ -33,6 +87,8 @@ class TaskMix(Config):
     """Split of the held-out loss and exact match; null: this task is not evaluated during training."""
     formats: dict[Format, float] = {}
     """Formats of this task alone; empty: the run's."""
+    collection: CollectionConfig | None = None
+    """Traces of this task alone; null: the run's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,23 +105,6 @@ class TaskMix(Config):
     def title(self) -> str:
         """The label, else the task's name."""
         return self.label or self.task.name
-
-
-class CollectionConfig(Config):
-    """Targets from a teacher's traces, gathered by `cleave collect`, and which of them are learned from."""
-
-    path: str
-    """Run folder of the collection."""
-    recipe: str | None = None
-    """Hash of the teacher, where the collection holds several; null: the only one."""
-    keep: Literal["all", "answered"] = "answered"
-    """all: every plan (S_D-T) or solution (S_E-T); answered: those that led to the right answer (S_D-R)."""
-    answers: Literal["teacher", "gold"] = "teacher"
-    """The final answer that is learned: the teacher's, or the problem's own with the teacher's steps (S_E-A)."""
-    second_chance: bool = True
-    """Keep a plan whose first solution is wrong for a later one that is right (answered only)."""
-    held_out: float = Field(0.02, ge=0, lt=1)
-    """Share of the problems that is never trained on and measured instead; `eval_split` does not apply to collections."""
 
 
 class FreshConfig(Config):
@@ -147,7 +186,7 @@ class LoraConfig(Config):
 
 
 class TrainConfig(Config):
-    """Optimisation. One optimiser step takes per_device_train_batch_tokens × gradient_accumulation_steps × workers tokens."""
+    """Optimisation. One optimiser step takes per_device_train_batch_tokens × gradient_accumulation_steps × num_workers tokens."""
 
     max_tokens: int | None = Field(1_000_000, gt=0)
     """Training tokens in all, without padding; null: max_steps decides."""
@@ -183,6 +222,10 @@ class TrainConfig(Config):
     """bfloat16 autocast; on a CPU worth it only with AMX or AVX512-BF16 instructions."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimiser over the workers' GPUs (backend: ray with GPUs only)."""
+    fsdp_config: dict[str, Any] = Field(default_factory=dict)
+    """Options of transformers for FSDP, such as reshard_after_forward, cpu_offload, activation_checkpointing, state_dict_type."""
     torch_compile: bool = False
     """Compile the layers: some tens of seconds at the start, then faster on a CPU with a C++ compiler; worth it for long runs."""
     logging_steps: int = Field(20, gt=0)
@@ -192,16 +235,18 @@ class TrainConfig(Config):
     save_total_limit: int = Field(2, ge=2)
     """Checkpoints kept; two, so that one is whole when a kill hits the other."""
     report_to: tuple[str, ...] = ("tensorboard",)
-    """Trackers of transformers, such as tensorboard, wandb, mlflow; empty: none."""
+    """Trackers by their transformers names: tensorboard, or one whose package you install, such as wandb or mlflow; empty: none."""
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
         if self.max_tokens is None and self.max_steps is None:
             raise ValueError("training needs an end; give max_tokens or max_steps")
+        if self.fsdp_config and not self.fsdp:
+            raise ValueError("fsdp_config has no effect without fsdp: true")
         return self
 
     def steps(self, workers: int) -> int:
-        """Optimiser steps in all."""
+        """Optimiser steps in all, `workers` being those of a full group."""
         if self.max_steps is not None:
             return self.max_steps
         assert self.max_tokens is not None
@@ -233,7 +278,7 @@ class DistillConfig(Config):
     source: Literal["gold", "collection"] = "gold"
     """Where targets come from: gold, the tasks' own plans and steps; collection, a teacher's traces."""
     collection: CollectionConfig | None = None
-    """Which traces (source: collection only)."""
+    """Which traces, where a task does not say otherwise (source: collection only)."""
     tasks: tuple[TaskMix, ...] = Field(min_length=1)
     """Tasks to train on."""
     prompts: str = "reference-v1"
@@ -244,6 +289,8 @@ class DistillConfig(Config):
     """Training in order, such as short problems first."""
     init: InitConfig
     """Where training starts."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
     evaluation: TrainEvalConfig = TrainEvalConfig()
@@ -254,8 +301,11 @@ class DistillConfig(Config):
     """Seed of the weights and of the data."""
     backend: Literal["inline", "ray"] = "inline"
     """inline: in this process, on the GPU if there is one; ray: Ray Train with num_workers workers."""
-    num_workers: int = Field(1, ge=1)
-    """Workers of Ray Train (ray only)."""
+    num_workers: int | tuple[int, int] = 1
+    """Workers of Ray Train (ray only); [fewest, most]: as many as the cluster has room for, changing while it trains. Steps are made for
+    the most; fewer workers make more forward passes per step and end at the same weights."""
+    elastic_resize_monitor_interval_s: float = Field(60.0, gt=0)
+    """Seconds between two looks at whether there is room for more workers (num_workers: [fewest, most] only)."""
     resources_per_worker: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
     """What each worker reserves (ray only)."""
     max_failures: int = Field(3, ge=-1)
@@ -276,11 +326,51 @@ class DistillConfig(Config):
             unknown = set(stage.weights or ()) - set(names)
             if unknown:
                 raise ValueError(f"a stage weighs {sorted(unknown)[0]!r}, which is no task of this run; there are {', '.join(names)}")
-        if (self.source == "collection") != (self.collection is not None):
-            raise ValueError("source: collection and the section `collection` belong together; give both or neither")
+        sections = [self.collection, *(mix.collection for mix in self.tasks)]
+        needed = self.source == "collection"
+        if any(sections) != needed or (needed and self.collection is None and None in sections[1:]):
+            raise ValueError("source: collection and a section `collection` for every task belong together; give both or neither")
+        if self.lora is not None and self.init.model is None:
+            raise ValueError("lora trains adapters of an existing checkpoint; set init.model, or remove lora")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        objective, names = self.objective, [mix.title for mix in self.tasks]
+        if unknown := sorted(set(objective.teachers) - set(names)):
+            raise ValueError(f"objective.teachers names {unknown[0]!r}, which is no task of this run; there are {', '.join(names)}")
+        if objective.has_teacher and objective.teacher is None and (missing := [name for name in names if name not in objective.teachers]):
+            raise ValueError(f"{missing[0]!r} has no teacher; name it in objective.teachers, or set objective.teacher for the rest")
+        if objective.lmbda > 0 and self.train.fsdp:
+            raise ValueError("the student's own replies are sampled from whole weights; set train.fsdp: false, or objective.lmbda: 0")
+        if objective.top_k is None:
+            return self
+        if self.source != "collection":
+            raise ValueError("distributions are stored beside a collection; set source: collection, or remove objective.top_k")
+        drawn = [name for mix in self.tasks for name, weight in (mix.formats or self.mix).items() if weight and name in DRAWN_FORMATS]
+        if drawn:
+            raise ValueError(f"the format {drawn[0]} shows another part each time and cannot be stored; remove it, or objective.top_k")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_fit(self) -> Self:
+        if not 1 <= self.min_workers <= self.max_workers:
+            raise ValueError("num_workers is a number from 1 on, or [fewest, most]")
         if self.backend == "inline" and self.num_workers != 1:
             raise ValueError("the inline backend has one worker; set backend: ray or num_workers: 1")
+        if self.train.fsdp and (self.backend == "inline" or not self.resources_per_worker.get("GPU")):
+            raise ValueError("fsdp shards over the GPUs of workers; set backend: ray and resources_per_worker: {GPU: 1}, or fsdp: false")
         return self
+
+    @property
+    def min_workers(self) -> int:
+        """Workers without which training waits."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Workers of a full group, for which steps are made."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
     @property
     def mix(self) -> dict[Format, float]:

@@ -5,9 +5,12 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cleave.config.base import Config
+from cleave.plans import DEFAULT_LIMITS
 
-StrategyName = Literal["direct", "single", "static", "stepwise"]
+StrategyName = Literal["direct", "single", "static", "stepwise", "dynamic"]
 SelectionName = Literal["first", "majority"]
+PLANNED: tuple[StrategyName, ...] = ("static", "stepwise")
+"""Strategies whose plans are made before anything is solved: several can be sampled, or the task's own taken."""
 
 
 class BudgetConfig(Config):
@@ -27,7 +30,8 @@ class ReasoningConfig(Config):
     """One strategy with its options."""
 
     strategy: StrategyName = "static"
-    """direct: answer only; single: step by step without a plan; static: plan once, solve in one pass; stepwise: the plan node by node."""
+    """direct: answer only; single: step by step without a plan; static: plan once, solve in one pass; stepwise: the plan node by node;
+    dynamic: each sub-question after seeing the answers so far."""
     n: int = Field(1, ge=1, le=1024)
     """Solutions sampled per problem."""
     temperature: float = Field(0.0, ge=0, le=5)
@@ -38,8 +42,13 @@ class ReasoningConfig(Config):
     """Plans sampled per problem; the n solutions are shared evenly among them."""
     plan_temperature: float = Field(0.0, ge=0, le=5)
     """Sampling temperature of the decomposer."""
+    max_steps: int | None = Field(None, ge=1, le=DEFAULT_LIMITS.steps)
+    """Most sub-questions of a plan; null: 16. Prompts that can name it do (instruct-v2). A plan that is longer all the same is refused like
+    one that cannot be read, never cut: its last sub-question is the one that answers the problem."""
     gold_plan: bool = False
     """Take the task's own plan instead of asking the decomposer: what a perfect decomposer would bring."""
+    gold_steps: bool = False
+    """Answer a plan's sub-questions as the task does instead of asking the solver: what a perfect solver would bring (static only)."""
     selection: SelectionName = "first"
     """How the answer is chosen among the solutions."""
     seed: int = 0
@@ -49,10 +58,13 @@ class ReasoningConfig(Config):
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
-        if self.plans > 1 and self.strategy in ("direct", "single"):
-            raise ValueError(f"the strategy {self.strategy} makes no plan; use static or stepwise, or plans=1")
-        if self.gold_plan and (self.plans > 1 or self.strategy in ("direct", "single")):
-            raise ValueError("gold_plan is the one plan of a task; use it with static or stepwise and plans=1")
+        if self.plans > 1 and self.strategy not in PLANNED:
+            makes = "makes a plan for each solution" if self.strategy == "dynamic" else "makes no plan"
+            raise ValueError(f"the strategy {self.strategy} {makes}; use static or stepwise, or plans=1")
+        if self.gold_plan and (self.plans > 1 or self.max_steps is not None or self.strategy not in PLANNED):
+            raise ValueError("gold_plan is the one plan of a task as it is; use it with static or stepwise, plans=1 and no max_steps")
+        if self.gold_steps and (self.n > 1 or self.strategy != "static"):
+            raise ValueError("gold_steps are the one solution of a plan; use them with static and n=1")
         if self.plans > self.n:
             raise ValueError(f"{self.plans} plans need at least as many solutions; set n to {self.plans} or more")
         if self.plans > 1 and self.plan_temperature == 0:

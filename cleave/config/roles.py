@@ -38,7 +38,7 @@ class RoleConfig(Config):
     model: ModelConfig
     """The language model."""
     prompts: str = "auto"
-    """Prompt set: a shipped name, a YAML file, or auto (what the checkpoint was trained with, else instruct-v1)."""
+    """Prompt set: a shipped name, a YAML file, or auto (what the checkpoint was trained with, else instruct-v2)."""
     max_tokens: int = Field(256, gt=0)
     """Most tokens generated per reply."""
     repair_retries: int = Field(0, ge=0, le=3)

@@ -15,13 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from cleave.config.base import Config, read_yaml, validate
 from cleave.config.base import load as load_config
-from cleave.config.reasoning import ReasoningConfig, StrategyName
+from cleave.config.reasoning import PLANNED, ReasoningConfig, StrategyName
 from cleave.config.roles import RolesConfig
 from cleave.errors import ConfigError
 from cleave.roles import ROLES
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_PLANNING = ("static", "stepwise")
 
 
 class LimitsConfig(Config):
@@ -64,7 +63,7 @@ class ServeArgs(Config):
     name: str = "cleave"
     """Name of the composed pipeline under /v1/models."""
     pipelines: dict[str, ReasoningConfig] = Field(default_factory=dict)
-    """Further composed pipelines by model name; none given: one per strategy, as NAME-STRATEGY."""
+    """Further composed pipelines by model name; none given: one per strategy that any decomposer can (not dynamic), as NAME-STRATEGY."""
     limits: LimitsConfig = LimitsConfig()
     """Limits on requests."""
     ingress: IngressConfig = IngressConfig()
@@ -100,7 +99,8 @@ class ServeArgs(Config):
         return {self.name: self.reasoning, **(self.pipelines or self._one_per_strategy())}
 
     def _one_per_strategy(self) -> dict[str, ReasoningConfig]:
-        return {f"{self.name}-{strategy}": _with_strategy(self.reasoning, strategy) for strategy in get_args(StrategyName)}
+        strategies = [strategy for strategy in get_args(StrategyName) if strategy != "dynamic"]
+        return {f"{self.name}-{strategy}": _with_strategy(self.reasoning, strategy) for strategy in strategies}
 
 
 class ServeConfig(ServeArgs):
@@ -160,4 +160,4 @@ def _simple(name: str) -> str:
 
 def _with_strategy(reasoning: ReasoningConfig, strategy: str) -> ReasoningConfig:
     data = reasoning.model_dump() | {"strategy": strategy}
-    return ReasoningConfig.model_validate(data if strategy in _PLANNING else data | {"plans": 1})
+    return ReasoningConfig.model_validate(data if strategy in PLANNED else data | {"plans": 1})

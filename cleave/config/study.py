@@ -14,7 +14,7 @@ from cleave.config.roles import RoleConfig
 NOBODY = "none"
 """In place of a decomposer: the row's strategy makes no plan."""
 GOLD = "gold"
-"""In place of a decomposer: the task's own plans."""
+"""In place of a decomposer: the task's own plans; in place of a solver: the task's own answers to a plan's sub-questions."""
 
 
 class Cast(Config):
@@ -38,7 +38,7 @@ class RowConfig(Config):
     decomposer: str = NOBODY
     """A name of `models` or `students`; gold: the task's plans; none: no plan."""
     solver: str
-    """A name of `models` or `students`."""
+    """A name of `models` or `students`; gold: the task's answers to what the plan asks."""
     reasoning: dict[str, Any] = Field(default_factory=dict)
     """Fields of `evaluate.reasoning` that differ, such as strategy: direct."""
     tasks: tuple[str, ...] | None = None
@@ -127,14 +127,17 @@ class StudyConfig(Config):
     def row(self, name: str, seed: int, checkpoints: dict[str, str] | None = None) -> EvaluateConfig:
         """How a row is measured; `checkpoints` are the students' folders."""
         row = self.rows[name]
-        reasoning = self.evaluate.get("reasoning", {}) | row.reasoning | ({"gold_plan": True} if row.decomposer == GOLD else {})
-        solver = self._player(row.solver, "solver", checkpoints or {})
-        planless = row.decomposer in (NOBODY, GOLD)
-        decomposer = solver if planless else self._player(row.decomposer, "decomposer", checkpoints or {})
+        reasoning = self.evaluate.get("reasoning", {}) | row.reasoning
+        reasoning |= {field: True for field, player in (("gold_plan", row.decomposer), ("gold_steps", row.solver)) if player == GOLD}
+        players = {"decomposer": row.decomposer, "solver": row.solver}
+        cast = {role: self._player(name, role, checkpoints or {}) for role, name in players.items() if name not in (NOBODY, GOLD)}
+        decomposer, solver = (cast.get(role) or next(iter(cast.values())) for role in players)  # who is not asked may be anybody
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
-        return validate_part(EvaluateConfig, data | {"name": f"row-{_as_name(self.first_like(name))}{suffix}", "storage_path": self.folder}, f"rows.{name}")
+        return validate_part(
+            EvaluateConfig, data | {"name": f"row-{_as_name(self.first_like(name))}{suffix}", "storage_path": self.folder}, f"rows.{name}"
+        )
 
     def depends_on_seed(self, name: str) -> bool:
         """Whether a student plays in the row."""
@@ -168,15 +171,17 @@ class StudyConfig(Config):
     def _check_row(self, name: str, row: RowConfig) -> None:
         if self.against(name) not in self.rows:
             raise ValueError(f"rows.{name}.against: {row.against!r} is no row; there are {', '.join(self.rows)}")
+        if row.solver == GOLD and row.decomposer in (NOBODY, GOLD):
+            raise ValueError(f"rows.{name}: somebody has to be asked; give it a decomposer or a solver")
         for role, player in (("decomposer", row.decomposer), ("solver", row.solver)):
-            if role == "decomposer" and player in (NOBODY, GOLD):
+            if player == GOLD or (role, player) == ("decomposer", NOBODY):
                 continue
             if player not in self.models and player not in self.students:
                 known = ", ".join([*self.models, *self.students])
                 raise ValueError(f"rows.{name}: {player!r} is no model and no student; there are {known}")
         self.row(name, self.seeds[0], dict.fromkeys(self.students, "student"))
 
-    def _player(self, name: str, role: Literal["decomposer", "solver"], checkpoints: dict[str, str]) -> dict[str, Any]:
+    def _player(self, name: str, role: str, checkpoints: dict[str, str]) -> dict[str, Any]:
         price = {"price": self.prices[name].model_dump()} if name in self.prices else {}
         if name in self.students:
             return {"model": {SHORT: f"hf:{checkpoints[name]}", **price}}

@@ -80,6 +80,23 @@ def load_checkpoint(
     return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), _revision(name, commit, adapter))
 
 
+def load_skeleton(name: str, *, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a folder or Hub id without its weights (on the meta device), and its tokenizer: what can be checked in a moment.
+
+    Raises ConfigError like load_checkpoint.
+    """
+    _refuse_bad_folder(name)
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError) as error:
+        raise ConfigError(_reason(name, revision, error)) from error
+    return model, tokenizer
+
+
 def _revision(name: str, commit: str | None, adapter: str | None) -> str:
     if commit is None:
         return folder_revision(*filter(None, (name, adapter)))

@@ -20,7 +20,7 @@ from cleave.tasks.reference.node import Noise, answered
 from cleave.tasks.reference.profile import Profile, get_profile
 from cleave.tasks.reference.world import share_of
 from cleave.tasks.scoring import equal, lenient
-from cleave.types import Plan, Problem, Step
+from cleave.types import Plan, Problem, SolutionStep, Step
 
 FAMILIES = {
     "arithmetic": "generated word problems over a dependency graph of quantities (after GSM8K)",
@@ -63,8 +63,7 @@ class ReferenceTask:
 
     def problems(self, split: str, limit: int | None = None, seed: int = 0) -> Iterator[Problem]:
         """Stream the problems of a split; endless without a limit. Raises ConfigError for an unknown split."""
-        if split not in self.splits:
-            raise ConfigError(f"{self.name} has no split {split!r}; the splits are {', '.join(self.splits)}.")
+        self._check_split(split)
         return islice((self._problem(split, seed, index) for index in count()), limit)
 
     def score(self, problem: Problem, answer: str | None) -> bool:
@@ -75,13 +74,32 @@ class ReferenceTask:
         """The any-token rule of the papers' authors, for a comparison column."""
         return problem.answer is not None and lenient(problem.answer, text)
 
+    def noisy_steps(
+        self, split: str, n: int, limit: int | None = None, seed: int = 0
+    ) -> Iterator[tuple[Problem, list[tuple[SolutionStep, ...]]]]:
+        """The same problems with their true steps, each with `n` draws of the steps that somebody writes who errs as `noise` says."""
+        self._check_split(split)
+        for index in islice(count(), limit):
+            draft, rng = self._drawn(split, seed, index)
+            problem = _problem(_identity(self.name, split, seed, index), self.name, draft, Noise(), rng)
+            yield problem, [answered(draft.nodes, self.noise, rng) for _ in range(n)]
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise ConfigError(f"{self.name} has no split {split!r}; the splits are {', '.join(self.splits)}.")
+
     def _problem(self, split: str, seed: int, index: int) -> Problem:
+        draft, rng = self._drawn(split, seed, index)
+        return _problem(_identity(self.name, split, seed, index), self.name, draft, self.noise, rng)
+
+    def _drawn(self, split: str, seed: int, index: int) -> tuple[Draft, random.Random]:
+        """Problem `index` of a split, and the generator, which noise goes on to draw from."""
         rng = random.Random(f"{self.profile.name}/{self.name}/{split}/{seed}/{index}")
         low, high = BUCKETS[split]
         while True:
             draft = self._draft(rng, split)
             if low <= share_of(draft.key) < high:
-                return _problem(f"{self.name}-{split}-{seed}-{index}", self.name, draft, self.noise, rng)
+                return draft, rng
 
     def _names(self, rng: random.Random, split: str) -> Sequence[str]:
         if self._vocabulary == "open":
@@ -126,6 +144,10 @@ def _check_dials(given: Mapping[str, Any], known: set[str]) -> None:
 def _changed(dials: Any, changes: Mapping[str, Any]) -> Any:
     _check_dials(changes, {field.name for field in fields(dials)})
     return replace(dials, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()})
+
+
+def _identity(family: str, split: str, seed: int, index: int) -> str:
+    return f"{family}-{split}-{seed}-{index}"
 
 
 def _problem(identity: str, family: str, draft: Draft, noise: Noise, rng: random.Random) -> Problem:
