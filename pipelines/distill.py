@@ -152,6 +152,7 @@ def describe(config: DistillConfig, data: Any) -> dict[str, Any]:
     """The manifest: versions, machine, commit, seeds, and hashes of what decides the data."""
     from cleave.examples import content_hash
     from cleave.prompts import load_prompts
+    from pipelines.teachers import live_teachers
 
     prompts = load_prompts(config.prompts)
     return manifest(
@@ -163,6 +164,7 @@ def describe(config: DistillConfig, data: Any) -> dict[str, Any]:
             "first_chunks": {name: content_hash(source.chunk(0)) for name, source in data.sources.items()},
         },
         **({"screening": {name: counts.to_dict() for name, counts in data.screening.items()}} if data.screening else {}),
+        **({"teachers": live_teachers(config)} if config.objective.has_teacher and config.objective.top_k is None else {}),
     )
 
 

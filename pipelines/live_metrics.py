@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from cleave.callbacks import metrics_row, progress_line
 from cleave.console import LINE_EVERY_S, say
 from cleave.errors import ConfigError, StorageError
-from cleave.runs import METRICS, RunFolder
+from cleave.runs import METRICS, PROBE, RunFolder
 
 if TYPE_CHECKING:
     Row = dict[str, Any]
@@ -125,7 +125,10 @@ def check_events(folder: RunFolder) -> None:
     place = events_place(folder)
     try:
         tf.io.gfile.makedirs(place)
-    except (ImportError, ValueError, OSError, NotImplementedError) as error:
+        with tf.io.gfile.GFile(f"{place}/{PROBE}", "wb") as file:
+            file.write(b"x")
+        folder.remove([f"tensorboard/{PROBE}"])
+    except Exception as error:  # each of those file systems raises its own kind
         raise ConfigError(
             f"TensorBoard cannot write to {place} ({' '.join(str(error).split())[:200]}); install the file system's fsspec package, or "
             "remove tensorboard from train.report_to."

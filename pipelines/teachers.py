@@ -93,6 +93,11 @@ def first_difference(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
     return None
 
 
+def live_teachers(config: DistillConfig) -> dict[str, str]:
+    """The revisions of teachers that run along, by their names. Stored distributions have that of theirs beside them."""
+    return {teacher.short: revision_of(teacher) for teacher in distinct_teachers(config)}
+
+
 def revision_of(teacher: ModelConfig) -> str:
     """Which weights these are: the hash of a folder or the Hub's commit, with that of an adapter. Reads no weights into memory."""
     from cleave.lm.checkpoint import load_skeleton

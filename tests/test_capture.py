@@ -150,6 +150,13 @@ def test_what_is_there_is_not_asked_again(make: Callable[..., DistillConfig], as
     assert capture(make(objective=dict(make().objective.model_dump(), top_k=5))) != [place]
 
 
+def test_tasks_with_collections_of_their_own_share_one_store(make: Callable[..., DistillConfig], collection: Path) -> None:
+    own = {"path": str(collection), "keep": "all"}
+    config = make(collection=None, tasks=[{"task": "arithmetic", "collection": own}, {"task": "lookup", "collection": own}])
+    [place] = capture(config)
+    assert {row.problem_id.split("-")[0] for row in Distributions(RunFolder.at(str(collection)), place).read()} == {"arithmetic", "lookup"}
+
+
 def test_a_stopped_capture_goes_on(make: Callable[..., DistillConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     [place] = capture(make())
     whole = {key_of(row): row.teacher_topk for row in store_of(make(), place).read()}
@@ -199,6 +206,8 @@ def test_all_tokens_stored_end_at_the_weights_of_the_live_teacher(
     one, other = (load_checkpoint(str(tmp_path / "runs" / name / "checkpoint")).model.state_dict() for name in ("live", "stored"))
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], atol=2e-3, rtol=0)
+    manifest = json.loads((tmp_path / "runs" / "live" / "manifest.json").read_text())
+    assert sorted(manifest["teachers"]) == sorted(teachers)
 
 
 def test_a_collection_that_grew_behind_the_store_is_said(make: Callable[..., DistillConfig]) -> None:

@@ -365,22 +365,29 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(tmp_path: Path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_runs_are_kept_at_any_place_that_fsspec_knows(tmp_path: Path, tiny_model_dir: Path, ray_session: None) -> None:
-    """Checkpoints, metrics, events and the export, through a file system that is none of pyarrow's own; adapters are merged there too."""
+    """Checkpoints, metrics and the export, through a file system that is none of pyarrow's own; adapters are merged there too."""
     config = make_config(
         tmp_path,
         storage_path=f"dir::file://{tmp_path}/far",
         init={"model": f"hf:{tiny_model_dir}"},
         lora={"r": 2},
         backend="ray",
-        train={"max_steps": 2, "per_device_train_batch_tokens": 300, "save_steps": 1, "logging_steps": 1},
+        train={"max_steps": 2, "per_device_train_batch_tokens": 300, "save_steps": 1, "logging_steps": 1, "report_to": []},
     )
     assert main(config) == 0
-    run = tmp_path / "far" / "tiny"
-    assert json.loads((run / "result.json").read_text())["checkpoint"] == f"{config.storage_path}/tiny/checkpoint"
-    assert load_checkpoint(str(run / "checkpoint")).model.num_parameters() == load_checkpoint(str(tiny_model_dir)).model.num_parameters()
-    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line] == [1, 2]
-    assert list((run / "tensorboard").iterdir())
-    assert not (run / "ray").exists()
+    run = RunFolder.open(config.storage_path, "tiny")
+    assert not run.is_local
+    assert json.loads(run.read_text("result.json"))["checkpoint"] == f"{config.storage_path}/tiny/checkpoint"
+    assert [json.loads(line)["step"] for line in run.read_text("metrics.jsonl").splitlines() if '"loss"' in line] == [1, 2]
+    assert {name.partition("/")[0] for name in run.names(".", recursive=True)} == {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "result.json",
+        "checkpoint",
+    }
+    (found,) = tmp_path.rglob("checkpoint/config.json")
+    assert load_checkpoint(str(found.parent)).model.num_parameters() == load_checkpoint(str(tiny_model_dir)).model.num_parameters()
 
 
 def test_a_place_that_tensorboard_cannot_write_to_is_found_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

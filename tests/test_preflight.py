@@ -148,6 +148,8 @@ def test_sharding_needs_workers_with_gpus(tmp_path: Path, options: dict[str, Any
         make_config(tmp_path, train={"max_steps": 1, "fsdp": True}, **options)
     with pytest.raises(ConfigError, match="no effect without fsdp: true"):
         make_config(tmp_path, train={"max_steps": 1, "fsdp_config": {"version": 2}})
+    with pytest.raises(ConfigError, match="remove state_dict_type"):
+        make_config(tmp_path, train={"max_steps": 1, "fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}})
 
 
 def test_sharding_is_handed_to_transformers_by_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +157,6 @@ def test_sharding_is_handed_to_transformers_by_its_own_names(tmp_path: Path, mon
     options = {
         "reshard_after_forward": False,
         "cpu_offload": True,
-        "state_dict_type": "SHARDED_STATE_DICT",
         "activation_checkpointing": True,
     }
     gpus = {"backend": "ray", "num_workers": 2, "resources_per_worker": {"GPU": 1}}

@@ -182,6 +182,21 @@ def test_open_names_are_many_and_never_held_out() -> None:
     assert not any(re.search(rf"\b({'|'.join(names.HELD_OUT)})\b", text) for text in problems)
 
 
+def test_sheets_of_lists_choose_by_what_the_text_says() -> None:
+    for problem in reference_task("lists").problems("train", 60):
+        for step, asked in zip(problem.gold_steps, problem.question.split(" , "), strict=True):
+            work, _, listed = step.text.partition(" = ")
+            entries = [entry.split(" ", 1) for entry in work.split(", ")]
+            if match := re.fullmatch(r"Who is on the (\w+) team\?", asked):
+                chosen = [name for name, team in entries if team == match[1]]
+            elif asked.startswith("Who"):
+                chosen = [name for name, what in entries if int(what.split()[0]) > int(what.split()[2])]
+            else:
+                chosen = [number for _, number in entries]
+            assert listed.split(", ") == chosen
+            assert all(name in problem.context for name, _ in entries)
+
+
 @pytest.mark.parametrize("name", ["relations", "records"])
 def test_sheets_about_a_text_say_what_the_text_says(name: str) -> None:
     for problem in reference_task(name).problems("train", 60):

@@ -1,6 +1,5 @@
 """What must not be saved, and what must survive: losses that are not finite, disks that are full."""
 
-import json
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,13 +123,12 @@ def test_a_run_that_blew_up_is_not_finished(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_of_ray_train_end_together_and_are_not_started_again(tmp_path: Path, ray_session: None) -> None:
-    """Both workers see the bad step, also the one whose own batch was good, and name the same problems."""
+    """Both workers see the bad step, also the one whose own batch was good. Unlimited restarts would meet it for ever."""
     train = {"max_steps": 6, "per_device_train_batch_tokens": 300, "gradient_accumulation_steps": 1, "learning_rate": 1e30, "save_steps": 1}
-    options = {"backend": "ray", "num_workers": 2, "resources_per_worker": {"CPU": 0.5}, "max_failures": 3}
+    options = {"backend": "ray", "num_workers": 2, "resources_per_worker": {"CPU": 0.5}, "max_failures": -1}
     with pytest.raises(TrainingError, match=r"step \d is not finite \(its batch: .*the checkpoint of step \d is the last"):
         main(make_config(tmp_path, train=train, evaluation={"examples": 0}, **options))
-    rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    assert len({row["step"] for row in rows}) == len(rows) < 6  # no step was tried again
+    assert not (tmp_path / "tiny" / "result.json").exists()
 
 
 @contextmanager

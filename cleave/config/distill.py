@@ -225,7 +225,7 @@ class TrainConfig(Config):
     fsdp: bool = False
     """Shard weights, gradients and optimiser over the workers' GPUs (backend: ray with GPUs only)."""
     fsdp_config: dict[str, Any] = Field(default_factory=dict)
-    """Options of transformers for FSDP, such as reshard_after_forward, cpu_offload, activation_checkpointing, state_dict_type."""
+    """Options of transformers for FSDP, such as reshard_after_forward, cpu_offload, activation_checkpointing."""
     torch_compile: bool = False
     """Compile the layers: some tens of seconds at the start, then faster on a CPU with a C++ compiler; worth it for long runs."""
     logging_steps: int = Field(20, gt=0)
@@ -243,6 +243,8 @@ class TrainConfig(Config):
             raise ValueError("training needs an end; give max_tokens or max_steps")
         if self.fsdp_config and not self.fsdp:
             raise ValueError("fsdp_config has no effect without fsdp: true")
+        if any(name.endswith("state_dict_type") and value != "FULL_STATE_DICT" for name, value in self.fsdp_config.items()):
+            raise ValueError("the best weights are kept whole, as other programs load them; remove state_dict_type from fsdp_config")
         return self
 
     def steps(self, workers: int) -> int:

@@ -28,7 +28,8 @@ class ObjectiveConfig(Config):
     """Store the teacher's most likely tokens beside the collection once, for all its students, and train without the teacher; null: the
     teacher runs along and every token of the vocabulary counts."""
     lmbda: float = Field(0.0, ge=0, le=1)
-    """On-policy share: in this share of the steps, evenly spread, the targets are replies that the student itself samples."""
+    """On-policy share: in this share of the steps, evenly spread, the targets are replies that the student itself samples. Such a step
+    counts the tokens of the targets that it replaces."""
     sampling_temperature: float = Field(1.0, ge=0)
     """Temperature of these replies; 0: greedy."""
     max_new_tokens: int = Field(256, gt=0)

@@ -6,6 +6,7 @@ A word problem teaches two or three calculations in 140 tokens, a sheet one in 1
 import random
 from collections.abc import Iterator
 from itertools import count, islice
+from typing import NamedTuple
 
 from cleave.errors import ConfigError
 from cleave.tasks.reference import arithmetic, reading
@@ -21,8 +22,17 @@ DRILLS = {
     "sums": "work sheets of single calculations in the range of arithmetic (for training)",
     "facts": "work sheets of single facts of the lookup world (for training)",
     "relations": "work sheets of what a word problem says of each person, of any name (for training)",
+    "lists": "work sheets of whole lists read off passages and tables, such as a team's people, of any name (for training)",
     "records": "work sheets of single entries read off passages and tables, about people of any name (for training)",
 }
+
+
+class Line(NamedTuple):
+    """One line of a sheet: what is asked, how it is worked out, what comes out."""
+
+    asked: str
+    work: str
+    answer: str
 
 
 MOST_PEOPLE = 12
@@ -63,9 +73,9 @@ class DrillTask:
 
     def _problem(self, seed: int, index: int) -> Problem:
         rng = random.Random(f"{self.profile.name}/{self.name}/{seed}/{index}")
-        context, pairs = self._sheet(rng)
-        steps = tuple(SolutionStep(k, f"{work} = {answer}", answer) for k, (work, answer) in enumerate(pairs, start=1))
-        question = " , ".join(work for work, _ in pairs)
+        context, lines = self._sheet(rng)
+        steps = tuple(SolutionStep(k, f"{line.work} = {line.answer}", line.answer) for k, line in enumerate(lines, start=1))
+        question = " , ".join(line.asked for line in lines)
         return Problem(
             f"{self.name}-{seed}-{index}",
             question,
@@ -77,15 +87,20 @@ class DrillTask:
             gold_steps=steps,
         )
 
-    def _sheet(self, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    def _sheet(self, rng: random.Random) -> tuple[str, list[Line]]:
         """What is told, if anything, and the lines."""
-        if self.name == "records":
+        if self.name == "lists":
+            context, nodes = reading.lists(rng, self.profile.reading, open_names(rng, MOST_PEOPLE))
+            found = [Line(node.question, *node.compute(())) for node in nodes]
+        elif self.name == "records":
             context, entries = reading.records(rng, self.profile.reading, open_names(rng, MOST_PEOPLE))
+            found = [Line(work, work, answer) for work, answer in entries]
         elif self.name == "relations":
             context, entries = arithmetic.relations(rng, self.profile.arithmetic, open_names(rng, MOST_PEOPLE))
+            found = [Line(work, work, answer) for work, answer in entries]
         else:
-            return "", [self._line(rng) for _ in range(self.lines)]
-        return context, rng.sample(entries, min(self.lines, len(entries)))
+            return "", [Line(work, work, answer) for work, answer in (self._line(rng) for _ in range(self.lines))]
+        return context, rng.sample(found, min(self.lines, len(found)))
 
     def _line(self, rng: random.Random) -> tuple[str, str]:
         if self.name == "facts":

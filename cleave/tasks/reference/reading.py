@@ -112,6 +112,14 @@ def records(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tu
     return told.context, entries + [(f"team of {row.name}", row.team) for row in sheet.rows]
 
 
+def lists(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[Node]]:
+    """A passage or table with every question whose answer is a list of people or of their numbers: each team, two thresholds, all."""
+    sheet, told = _tell(rng, dials, names)
+    nodes = [_members(sheet, team) for team in dict.fromkeys(row.team for row in sheet.rows)]
+    thresholds = dict.fromkeys(_between(rng, sheet) for _ in range(2))
+    return told.context, [*nodes, *(_above(sheet, threshold) for threshold in thresholds), _everyone(sheet)]
+
+
 def _tell(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[_Sheet, _Told]:
     """Draw rows and write them as a passage or a table."""
     table = rng.random() < dials.tables
@@ -168,13 +176,7 @@ def count_team(rng: random.Random, sheet: _Sheet) -> Question:
 
 def count_more(rng: random.Random, sheet: _Sheet) -> Question:
     threshold = _between(rng, sheet)
-    found = ", ".join(row.name for row in sheet.rows if row.number > threshold)
-
-    def compute(answers: Sequence[str]) -> tuple[str, str]:
-        return ", ".join(f"{row.name} {row.number} {'>' if row.number > threshold else '<'} {threshold}" for row in sheet.rows), found
-
-    first = Node(f"Who {sheet.past} more than {threshold} {sheet.measure}?", compute, _fewer)
-    return f"How many people {sheet.past} more than {threshold} {sheet.measure}?", [first, _count(1)]
+    return f"How many people {sheet.past} more than {threshold} {sheet.measure}?", [_above(sheet, threshold), _count(1)]
 
 
 def compare(rng: random.Random, sheet: _Sheet) -> Question:
@@ -233,9 +235,6 @@ def team_total(rng: random.Random, sheet: _Sheet) -> Question:
 
 
 def most(rng: random.Random, sheet: _Sheet) -> Question:
-    def everyone(answers: Sequence[str]) -> tuple[str, str]:
-        return ", ".join(f"{row.name} {row.number}" for row in sheet.rows), ", ".join(str(row.number) for row in sheet.rows)
-
     def largest(answers: Sequence[str]) -> tuple[str, str]:
         return f"largest of {answers[0]}", str(max(int(number) for number in answers[0].split(", ")))
 
@@ -244,7 +243,7 @@ def most(rng: random.Random, sheet: _Sheet) -> Question:
         return f"{name} {answers[1]}", name
 
     nodes = [
-        Node(f"How many {sheet.measure} did each {sheet.base}?", everyone, _one_wrong),
+        _everyone(sheet),
         Node("What is the largest of #1?", largest, wrong_number),
         Node(
             f"Who {sheet.past} #2 {sheet.measure}?",
@@ -268,6 +267,21 @@ def _members(sheet: _Sheet, team: str) -> Node:
         return work, ", ".join(row.name for row in sheet.of_team(team))
 
     return Node(f"Who is on the {team} team?", compute, _fewer)
+
+
+def _above(sheet: _Sheet, threshold: int) -> Node:
+    def compute(answers: Sequence[str]) -> tuple[str, str]:
+        work = ", ".join(f"{row.name} {row.number} {'>' if row.number > threshold else '<'} {threshold}" for row in sheet.rows)
+        return work, ", ".join(row.name for row in sheet.rows if row.number > threshold)
+
+    return Node(f"Who {sheet.past} more than {threshold} {sheet.measure}?", compute, _fewer)
+
+
+def _everyone(sheet: _Sheet) -> Node:
+    def compute(answers: Sequence[str]) -> tuple[str, str]:
+        return ", ".join(f"{row.name} {row.number}" for row in sheet.rows), ", ".join(str(row.number) for row in sheet.rows)
+
+    return Node(f"How many {sheet.measure} did each {sheet.base}?", compute, _one_wrong)
 
 
 def _count(step: int) -> Node:
