@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cleave.config.base import dump
+from cleave.config.base import dump, validate
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.roles import RoleConfig
 from cleave.errors import ConfigError, StorageError
@@ -129,11 +129,17 @@ def _check_same(folder: RunFolder, config: EvaluateConfig) -> None:
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
+    """The config that the run began with; fields that came since have their defaults."""
     try:
         data = yaml.safe_load(folder.read_text(CONFIG))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StorageError(f"{CONFIG} in {folder.location} is damaged; choose another name=…, or set overwrite=true.") from error
-    return data if isinstance(data, dict) else {}
+    written = data if isinstance(data, dict) else {}
+    try:
+        read: dict[str, Any] = yaml.safe_load(dump(validate(EvaluateConfig, written, f"{folder.location}/{CONFIG}")))
+    except ConfigError:  # by other rules than today's: compared as it is, which names the field that changed
+        return written
+    return read
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:

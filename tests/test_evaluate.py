@@ -254,6 +254,15 @@ def test_changed_config_is_refused_and_operational_fields_are_free(config: Calla
     assert main(config(max_in_flight=3, bootstrap={"confidence": 0.9})) == 0
 
 
+def test_a_field_that_came_since_has_its_default(config: Callable[..., EvaluateConfig]) -> None:
+    assert main(config()) == 0
+    path = Path(config().storage_path, config().name, "config.yaml")
+    text = path.read_text()
+    assert "  gold_steps: false\n" in text
+    path.write_text(text.replace("  gold_steps: false\n", ""))
+    assert main(config()) == 0
+
+
 def test_changed_data_is_noticed_on_resume(
     config: Callable[..., EvaluateConfig], tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,8 @@ import torch
 from transformers.integrations import integration_utils
 
 from cleave.errors import ConfigError, DataError
-from cleave.lm.checkpoint import load_skeleton
+from cleave.lm.checkpoint import load_checkpoint, load_skeleton
 from cleave.runs import RunFolder
-from cleave.training import newest_checkpoint
 from pipelines.assembly import training_arguments
 from pipelines.distill import main
 from tests.test_distill import make_config
@@ -172,8 +171,8 @@ def test_sharding_is_handed_to_transformers_by_its_own_names(tmp_path: Path, mon
 
 @pytest.mark.gpu
 @pytest.mark.slow
-def test_sharded_training_resumes_and_exports(tmp_path: Path) -> None:
-    """On as many GPUs as there are: losses as without sharding, and a checkpoint that loads."""
+def test_sharded_training_has_the_losses_of_whole_weights_and_exports(tmp_path: Path) -> None:
+    """On as many GPUs as there are."""
     workers = {"backend": "ray", "num_workers": torch.cuda.device_count(), "resources_per_worker": {"GPU": 1}}
     results = {}
     for sharded in (False, True):
@@ -182,8 +181,7 @@ def test_sharded_training_resumes_and_exports(tmp_path: Path) -> None:
         run = tmp_path / str(sharded) / "tiny"
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         results[sharded] = [row["loss"] for row in rows if "loss" in row]
-        assert (run / "checkpoint" / "model.safetensors").is_file()
-        assert newest_checkpoint(run) is None
+        assert load_checkpoint(str(run / "checkpoint"))
     assert results[True] == pytest.approx(results[False], abs=1e-3)
 
 
