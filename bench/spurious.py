@@ -27,7 +27,8 @@ from itertools import islice
 from typing import Any
 
 from cleave.collection import Collection, recipe_hash
-from cleave.config.distill import CollectionConfig, DistillConfig
+from cleave.config.distill import DistillConfig
+from cleave.config.screening import CollectionConfig
 from cleave.config.students import load_distill
 from cleave.console import print_table, say
 from cleave.intervals import Pairs, paired_difference, wilson

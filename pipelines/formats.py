@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from cleave.config.distill import Format
+from cleave.config.formats import Format
 from cleave.examples import Pair
 from cleave.plans import ancestors, subplan
 from cleave.prompts import PromptSet

@@ -18,8 +18,8 @@ from typing import Any, Self
 import yaml
 
 from cleave.config.base import dump
-from cleave.config.distill import CollectionConfig
 from cleave.config.iterate import IterateConfig, label
+from cleave.config.screening import CollectionConfig
 from cleave.console import print_table, say
 from cleave.errors import ConfigError, DataError
 from cleave.intervals import Interval, wilson

@@ -9,7 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cleave.callbacks import check_trackers
-from cleave.config.distill import DistillConfig, LoraConfig
+from cleave.config.distill import DistillConfig
+from cleave.config.start import LoraConfig
 from cleave.errors import ConfigError
 from cleave.examples import Encoder
 from cleave.lm.checkpoint import load_skeleton

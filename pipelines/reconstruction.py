@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from cleave.config.distill import CollectionConfig, DistillConfig, ReconstructionConfig
+from cleave.config.distill import DistillConfig
+from cleave.config.screening import CollectionConfig, ReconstructionConfig
 from cleave.console import progress, say
 from cleave.likelihoods import Key, Likelihoods, key_of
 from cleave.screening import rivals

@@ -15,8 +15,8 @@ from itertools import compress
 from typing import Any
 
 from actors.role import open_model, prompts_name
-from cleave.config.distill import ReconstructionConfig
 from cleave.config.roles import RoleConfig
+from cleave.config.screening import ReconstructionConfig
 from cleave.errors import GenerationError
 from cleave.lm.protocol import LanguageModel, require
 from cleave.prompts import load_prompts

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cleave.collection import Collection
-from cleave.config.distill import CollectionConfig, Format
+from cleave.config.formats import Format
+from cleave.config.screening import CollectionConfig
 from cleave.console import say
 from cleave.errors import ConfigError, DataError
 from cleave.likelihoods import Likelihoods

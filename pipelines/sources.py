@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
-from cleave.config.distill import Format
+from cleave.config.formats import Format
 from cleave.console import say
 from cleave.distributions import Key, attach
 from cleave.errors import DataError

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cleave.config.distill import DistillConfig, FreshConfig, LoraConfig
+from cleave.config.distill import DistillConfig
 from cleave.config.model import ModelConfig
+from cleave.config.start import FreshConfig, LoraConfig
 from cleave.errors import ConfigError
 
 if TYPE_CHECKING:

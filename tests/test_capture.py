@@ -14,9 +14,10 @@ import pipelines.capture
 import pipelines.teachers
 from cleave.config.base import validate
 from cleave.config.collect import CollectConfig
-from cleave.config.distill import DistillConfig, FreshConfig
+from cleave.config.distill import DistillConfig
 from cleave.config.model import ModelConfig
 from cleave.config.reasoning import ReasoningConfig
+from cleave.config.start import FreshConfig
 from cleave.distributions import Distributions, attach, key_of
 from cleave.errors import ConfigError, DataError, StorageError
 from cleave.examples import Example

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from cleave.config.base import load, validate
-from cleave.config.distill import DistillConfig, Format
+from cleave.config.distill import DistillConfig
+from cleave.config.formats import Format
 from cleave.errors import ConfigError
 from cleave.examples import Encoder, Example
 from cleave.lm.checkpoint import load_checkpoint

@@ -19,8 +19,8 @@ from actors.solver import Solver
 from actors.verifier import LikelihoodVerifier
 from cleave.config.base import validate
 from cleave.config.collect import CollectConfig
-from cleave.config.distill import Format
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.formats import Format
 from cleave.config.reasoning import BudgetConfig, ReasoningConfig
 from cleave.config.serve import ServeArgs
 from cleave.errors import ConfigError, GenerationError, ParseError

@@ -11,9 +11,11 @@ import pytest
 
 from cleave.collection import Collection
 from cleave.config.base import dump, load, validate
-from cleave.config.distill import CollectionConfig, DistillConfig, Format
+from cleave.config.distill import DistillConfig
+from cleave.config.formats import Format
 from cleave.config.iterate import IterateConfig
 from cleave.config.reasoning import ReasoningConfig
+from cleave.config.screening import CollectionConfig
 from cleave.errors import ConfigError, DataError
 from cleave.runs import RunFolder
 from cleave.screening import Counts

@@ -11,7 +11,8 @@ import pytest
 
 from cleave.collection import Collection
 from cleave.config.base import validate
-from cleave.config.distill import CollectionConfig, DistillConfig, ReconstructionConfig
+from cleave.config.distill import DistillConfig
+from cleave.config.screening import CollectionConfig, ReconstructionConfig
 from cleave.errors import ConfigError, DataError, GenerationError, StorageError
 from cleave.likelihoods import Likelihoods, key_of
 from cleave.plans import parse_plan

@@ -11,8 +11,9 @@ import pytest
 from cleave.collection import Collection
 from cleave.config.base import validate
 from cleave.config.collect import CollectConfig
-from cleave.config.distill import CollectionConfig, DistillConfig
+from cleave.config.distill import DistillConfig
 from cleave.config.reasoning import ReasoningConfig
+from cleave.config.screening import CollectionConfig
 from cleave.errors import ConfigError, DataError
 from cleave.runs import RunFolder
 from cleave.screening import Counts, Screen, attempts, screened

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from cleave.config.base import Config, validate_part
 from cleave.config.collect import CollectConfig, CollectTask
-from cleave.config.distill import DistillConfig, Format
+from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.formats import Format
 from cleave.config.reasoning import StrategyName
 from cleave.config.roles import RolesConfig
 
