@@ -58,10 +58,11 @@ def train(config: StudyConfig) -> int:
 
 def measure(config: StudyConfig) -> int:
     """Every row, with every seed if a student plays in it."""
+    trained = {seed: checkpoints(config, seed) for seed in config.seeds}
     for name in config.rows:
         for seed in config.row_seeds(name):
             say(f"study: measure {name}, seed {seed}")
-            if code := evaluate.main(config.row(name, seed, checkpoints(config, seed)), quiet=True):
+            if code := evaluate.main(config.row(name, seed, trained[seed]), quiet=True):
                 return code
     return 0
 
@@ -80,8 +81,9 @@ def checkpoints(config: StudyConfig, seed: int) -> dict[str, str]:
 def table_of(config: StudyConfig) -> PairTable:
     """The figures of all rows."""
     table = PairTable(config.confidence)
+    trained = {seed: checkpoints(config, seed) for seed in config.seeds}
     for name, row in config.rows.items():
-        runs = [config.row(name, seed, checkpoints(config, seed)) for seed in config.row_seeds(name)]
+        runs = [config.row(name, seed, trained[seed]) for seed in config.row_seeds(name)]
         measured = [Measured.read(RunFolder.open(run.storage_path, run.name)) for run in runs]
         table.add(name, row.decomposer, row.solver, measured, config.against(name))
     return table
