@@ -82,7 +82,7 @@ class StepStream:
         return {"tokens": self.tokens, "steps": self.steps, "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.tokens, self.steps = state["tokens"], state.get("steps", 0)  # older checkpoints, without own replies, count none
+        self.tokens, self.steps = state["tokens"], state["steps"]
         self.sampler.load_state_dict(state["sampler"])
 
     def _replied(self, own_replies: OwnReplies, parts: Sequence[Sequence[Example]]) -> list[list[Example]]:
