@@ -28,7 +28,7 @@ from cleave.budget import Meter, out_of_time
 from cleave.config.reasoning import BudgetConfig, ReasoningConfig
 from cleave.events import Failed, OnEvent, Selected
 from cleave.roles import Roles
-from cleave.selection import Choice, select
+from cleave.selection import Choice, Options, select
 from cleave.strategies import STRATEGIES
 from cleave.types import Failure, Problem, Trace
 
@@ -45,7 +45,8 @@ async def reason(
     attempt = Attempt(problem, roles, strategy, Meter(limits), on_event)
     with attempt.phase("total"):
         failure = await _attempt(attempt, limits)
-        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=strategy.n)
+        options = Options(strategy.rerank_top_k, strategy.majority_top_n)
+        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=strategy.n, options=options)
     if choice is None and failure is None:
         failure = Failure("ParseError", f"none of the {strategy.n} solutions has a final answer; check the solver's prompts.", "solver")
     _report(attempt, choice, failure)

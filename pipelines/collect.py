@@ -137,7 +137,8 @@ class CollectErrand:
 
 def describe_recipe(config: CollectConfig, models: Mapping[str, ModelInfo]) -> dict[str, Any]:
     """What decides the teacher's replies."""
-    reasoning = config.reasoning.model_dump(mode="json", exclude={"budget", "selection"}, exclude_none=True)
+    afterwards = {"budget", "selection", "rerank_top_k", "majority_top_n"}
+    reasoning = config.reasoning.model_dump(mode="json", exclude=afterwards, exclude_none=True)
     return {
         "decomposer": _describe_role(config.roles.decomposer, models["decomposer"]),
         "solver": _describe_role(config.roles.solver, models["solver"]),

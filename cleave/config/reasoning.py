@@ -8,7 +8,7 @@ from cleave.config.base import Config
 from cleave.plans import DEFAULT_LIMITS
 
 StrategyName = Literal["direct", "single", "static", "stepwise", "dynamic"]
-SelectionName = Literal["first", "majority"]
+SelectionName = Literal["first", "majority", "rr_all", "rr_topk", "weighted", "weighted_topk", "maj_topn"]
 PLANNED: tuple[StrategyName, ...] = ("static", "stepwise")
 """Strategies whose plans are made before anything is solved: several can be sampled, or the task's own taken."""
 
@@ -50,7 +50,13 @@ class ReasoningConfig(Config):
     gold_steps: bool = False
     """Answer a plan's sub-questions as the task does instead of asking the solver: what a perfect solver would bring (static only)."""
     selection: SelectionName = "first"
-    """How the answer is chosen among the solutions."""
+    """How the answer is chosen among the solutions. first: the first that there is; majority: most votes; by the verifier's scores,
+    rr_all: the best one, weighted: the heaviest answer, each with _topk: among the most frequent answers only; maj_topn: most votes of
+    the best ones."""
+    rerank_top_k: int = Field(8, ge=1)
+    """Most frequent answers that rr_topk and weighted_topk choose among."""
+    majority_top_n: int = Field(8, ge=1)
+    """Best-scored solutions that vote in maj_topn."""
     seed: int = 0
     """Seed of the run; each problem derives its own from it and its id."""
     budget: BudgetConfig = BudgetConfig()
