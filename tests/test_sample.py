@@ -2,7 +2,7 @@
 
 import inspect
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -166,10 +166,41 @@ def test_scores_equal_the_sampler_s_logprobs() -> None:
     rows = [row for [row] in make_sampler().sample(PROMPTS, SEEDS, Sampling(max_tokens=12, temperature=1.0))]
     pairs = [(prompt + row.tokens, len(prompt)) for prompt, row in zip(PROMPTS, rows, strict=True)]
     scores = score_batch(MODEL, [*pairs, ([5, 6], 2), ([5, 6, 7], 0)], max_batch_size=2)
-    for row, values in zip(rows, scores[:-2], strict=True):
-        assert values == pytest.approx(row.logprobs, abs=2e-4)
-    assert scores[-2] == []
-    assert len(scores[-1]) == 2, "the first token of a text has no log-probability"
+    for row, scored in zip(rows, scores[:-2], strict=True):
+        assert scored.logprobs == pytest.approx(row.logprobs, abs=2e-4)
+    assert scores[-2].logprobs == []
+    assert len(scores[-1].logprobs) == 2, "the first token of a text has no log-probability"
+
+
+def naive_scores(pairs: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+    found = []
+    for ids, border in pairs:
+        with torch.inference_mode():
+            logprobs = MODEL(torch.tensor([[*ids, 0]])).logits[0].log_softmax(-1)
+        found.append([float(logprobs[i - 1, ids[i]]) for i in range(max(1, border), len(ids))])
+    return found
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_scores_do_not_depend_on_what_texts_share(data: st.DataObject) -> None:
+    tokens = st.lists(st.integers(3, VOCABULARY - 1), max_size=14)
+    prompts = data.draw(st.lists(tokens, min_size=1, max_size=3))
+    rests = st.lists(st.tuples(st.sampled_from(prompts), st.lists(st.integers(3, 6), max_size=5)), min_size=1, max_size=9)
+    pairs = [(prompt + rest, len(prompt)) for prompt, rest in data.draw(rests)]
+    scores = score_batch(MODEL, pairs, max_batch_size=data.draw(st.integers(1, 10)))
+    for scored, expected in zip(scores, naive_scores(pairs), strict=True):
+        assert scored.logprobs == pytest.approx(expected, abs=2e-4)
+
+
+def test_what_texts_share_is_read_once() -> None:
+    prompt, solutions = list(range(3, 33)), [[5, 6, 7], [8, 9], [5, 6, 7, 8]]
+    verdicts = [(prompt + solution + [label], len(prompt)) for solution in solutions for label in (10, 11)]
+    scores = score_batch(MODEL, verdicts, max_batch_size=8)
+    assert [each.read for each in scores] == [30 + 3, 0, 2, 0, 4, 0], "the prompt once, each solution once, no label at all"
+    assert [each.read + each.shared for each in scores] == [len(ids) - 1 for ids, _ in verdicts]
+    for scored, expected in zip(scores, naive_scores(verdicts), strict=True):
+        assert scored.logprobs == pytest.approx(expected, abs=2e-4)
 
 
 def test_sampled_frequencies_match_the_softmax() -> None:

@@ -43,6 +43,16 @@ class Batch:
         self.logits = self._forward(tokens[:, None], self._positions, 1)[:, -1]
         self._positions = self._positions + 1
 
+    def extend(self, blocks: Sequence[Sequence[int]]) -> Tensor:
+        """Append a block of tokens per row; returns the logits at its places, (B, longest block, V). Shorter blocks are padded at the
+        right, where nothing that counts can see it; so no step may follow."""
+        longest = max(map(len, blocks))
+        ids = torch.tensor([[*block, *[0] * (longest - len(block))] for block in blocks], dtype=torch.long)
+        if not longest:
+            return self.logits.new_empty((len(blocks), 0, self.logits.shape[-1]))
+        self._length += longest
+        return self._forward(ids.to(self.device), self._positions + torch.arange(longest, device=self.device), longest)
+
     def select(self, rows: Sequence[int]) -> None:
         """Make row i what row rows[i] was: repeats a prompt for its samples, drops rows that have finished."""
         index = torch.tensor(rows, dtype=torch.long, device=self.device)

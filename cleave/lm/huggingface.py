@@ -66,7 +66,7 @@ class HuggingFaceModel:
         return await self._run(lambda cancelled: self._generate(prompts, sampling, cancelled))
 
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
-        """See LanguageModel. Prompt and continuation are tokenised as one text."""
+        """See LanguageModel. Prompt and continuation are tokenised as one text; what the texts share is read, and counted, once."""
         return await self._run(lambda cancelled: self._score(prompts, continuations, cancelled))
 
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
@@ -150,25 +150,31 @@ class HuggingFaceModel:
                 raise ConfigError(
                     f"prompt and continuation have {len(ids)} tokens and the model's limit is {self.max_len}; shorten the text."
                 )
-        logprobs = score_batch(self._sampler.model, pairs, self._sampler.max_batch_size, cancelled)
-        seconds_per_token = (time.perf_counter() - start) / max(1, sum(len(ids) for ids, _ in pairs))
+        scored = score_batch(self._sampler.model, pairs, self._sampler.max_batch_size, cancelled)
+        seconds_per_token = (time.perf_counter() - start) / max(1, sum(each.read for each in scored))
         return [
-            Completion(text, tuple(ids[len(ids) - len(values) :]), tuple(values), usage=self._usage(len(ids), 0, seconds_per_token))
-            for text, (ids, _), values in zip(continuations, pairs, logprobs, strict=True)
+            Completion(
+                text,
+                tuple(ids[len(ids) - len(each.logprobs) :]),
+                tuple(each.logprobs),
+                usage=self._usage(each.read, 0, seconds_per_token, before=each.shared),
+            )
+            for text, (ids, _), each in zip(continuations, pairs, scored, strict=True)
         ]
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return [encode(self.tokenizer, prompt, prompt_text(self.tokenizer, prompt)) for prompt in prompts]
 
-    def _usage(self, prompt: int, completion: int, seconds_per_token: float, *, further: bool = False) -> Usage:
-        """Usage of one reply by tokens; `further`: another sample of a call whose prompt is counted already."""
+    def _usage(self, prompt: int, completion: int, seconds_per_token: float, *, further: bool = False, before: int = 0) -> Usage:
+        """Usage of one reply by tokens; `further`: another sample of a call whose prompt is counted already; `before`: tokens of its text
+        that are counted elsewhere."""
         asked = 0 if further else prompt
         return Usage(
             calls=0 if further else 1,
             prompt_tokens=asked,
             completion_tokens=completion,
             seconds=seconds_per_token * (asked + completion),
-            flops=self._cost.of(asked + completion, context=prompt - asked),
+            flops=self._cost.of(asked + completion, context=prompt - asked + before),
             price=asked * self._prices[0] + completion * self._prices[1],
         )
 
