@@ -29,7 +29,8 @@ class Batch:
         self._length = max(map(len, prompts))
         padding = torch.tensor([self._length - len(prompt) for prompt in prompts])
         ids = torch.tensor([[0] * (self._length - len(prompt)) + list(prompt) for prompt in prompts])
-        columns = torch.arange(self._length + room)
+        self._width = self._length + room
+        columns = torch.arange(self._width)
         # (B, T + room), None while no row has padding: attention without a mask is faster.
         self._mask = (columns >= padding[:, None]).long().to(self.device) if bool(padding.any()) else None
         positions = (columns[: self._length] - padding[:, None]).clamp_(min=0).to(self.device)
@@ -43,15 +44,22 @@ class Batch:
         self.logits = self._forward(tokens[:, None], self._positions, 1)[:, -1]
         self._positions = self._positions + 1
 
-    def extend(self, blocks: Sequence[Sequence[int]]) -> Tensor:
-        """Append a block of tokens per row; returns the logits at its places, (B, longest block, V). Shorter blocks are padded at the
-        right, where nothing that counts can see it; so no step may follow."""
+    def extend(self, blocks: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
+        """Append a block of tokens per row, left-padded to a common length; returns the logits at its last `keep` places, (B, keep, V)."""
         longest = max(map(len, blocks))
-        ids = torch.tensor([[*block, *[0] * (longest - len(block))] for block in blocks], dtype=torch.long)
-        if not longest:
-            return self.logits.new_empty((len(blocks), 0, self.logits.shape[-1]))
+        padding = torch.tensor([[longest - len(block)] for block in blocks])
+        ids = torch.tensor([[0] * (longest - len(block)) + list(block) for block in blocks])
+        columns = torch.arange(longest)
+        if bool(padding.any()):
+            if self._mask is None:
+                self._mask = torch.ones((len(blocks), self._width), dtype=torch.long, device=self.device)
+            self._mask[:, self._length : self._length + longest] = (columns >= padding).long().to(self.device)
+        positions = self._positions + (columns - padding).clamp_(min=0).to(self.device)
         self._length += longest
-        return self._forward(ids.to(self.device), self._positions + torch.arange(longest, device=self.device), longest)
+        self._positions = positions[:, -1:] + 1
+        logits = self._forward(ids.to(self.device), positions, keep)
+        self.logits = logits[:, -1]
+        return logits
 
     def select(self, rows: Sequence[int]) -> None:
         """Make row i what row rows[i] was: repeats a prompt for its samples, drops rows that have finished."""

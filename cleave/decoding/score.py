@@ -1,13 +1,14 @@
 """Log-probabilities of given continuations: teacher-forced passes over batches, no sampling.
 
-What texts share is read once: continuations of one prompt share its prompt, and texts that differ in their last token alone, such as
-the words for yes and no after a question, are one text.
+What texts share is read once: a long common beginning, such as a problem with several solutions, and everything where texts differ in
+their last token alone, such as the words for yes and no after a question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -16,13 +17,13 @@ from transformers import PreTrainedModel
 from cleave.decoding.batch import Batch
 from cleave.decoding.sample import SamplingCancelled
 
-WORTH_SHARING = 8
-"""Tokens that a shared prompt has at least; below that a second pass costs more than it saves."""
+WORTH_SHARING = 0.2
+"""Share of a text that its common beginning with others is at least; below that a second pass costs more than it saves."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The log-probabilities of a continuation; how many tokens were read for it, and how many of its text had been read for another."""
+    """The log-probabilities of a continuation; how many tokens were read for it, and how many of its text were read for another."""
 
     logprobs: list[float]
     read: int
@@ -31,20 +32,22 @@ class Scored:
 
 @dataclass
 class _Text:
-    """What the model reads: `ids` without the last token of a pair, of which `ids[border:]` are scored too. `pairs` are the places of the
-    pairs that read it."""
+    """What the model reads: `ids`, those of a pair without its last token. `pairs` are the places of the pairs that read it, `beginning`
+    is the length of what it shares with others, 0 where it is read alone."""
 
     ids: tuple[int, ...]
     border: int
     pairs: list[int] = field(default_factory=list)
+    beginning: int = 0
 
     @property
-    def prompt(self) -> tuple[int, ...]:
-        return self.ids[: self.border]
+    def places(self) -> int:
+        """At how many places, the last ones, the next token is scored."""
+        return len(self.ids) - self.border + 1
 
     @property
     def rest(self) -> tuple[int, ...]:
-        return self.ids[self.border :]
+        return self.ids[self.beginning :]
 
 
 @torch.inference_mode()
@@ -56,62 +59,74 @@ def score_batch(
     The first id of a text has no predecessor and no log-probability: a border of 0 gives one value fewer than there are ids.
     """
     scored = [Scored([], 0, 0)] * len(pairs)
-    for texts, shared in _batches(pairs, max_batch_size):
+    for texts in _batches(_texts(pairs), max_batch_size):
         if cancelled():
             raise SamplingCancelled
-        logprobs = _read_shared(model, texts) if shared else _read(model, texts)
-        seen: set[tuple[int, ...]] = set()
-        for text, rows in zip(texts, logprobs, strict=True):
-            known = text.border if shared and text.prompt in seen else 0
-            seen.add(text.prompt)
+        read: set[tuple[int, ...]] = set()
+        for text, logits in zip(texts, _read_shared(model, texts) if texts[0].beginning else _read(model, texts), strict=True):
+            logprobs = logits.log_softmax(-1)
+            beginning = text.ids[: text.beginning]
+            known = text.beginning if beginning in read else 0
+            read.add(beginning)
             for place in text.pairs:
-                targets = torch.tensor(pairs[place][0][text.border :], device=rows.device)
-                scored[place] = Scored(rows.gather(-1, targets[:, None]).squeeze(-1).tolist(), len(text.ids) - known, known)
+                targets = torch.tensor(pairs[place][0][text.border :], device=logprobs.device)
+                scored[place] = Scored(logprobs.gather(-1, targets[:, None]).squeeze(-1).tolist(), len(text.ids) - known, known)
                 known = len(text.ids)
     return scored
 
 
-def _batches(pairs: Sequence[tuple[Sequence[int], int]], most: int) -> Iterator[tuple[list[_Text], bool]]:
-    """All texts in batches of at most `most` rows, and whether the prompts of a batch are read apart from what follows."""
-    texts: dict[tuple[tuple[int, ...], int], _Text] = {}
+def _texts(pairs: Sequence[tuple[Sequence[int], int]]) -> list[_Text]:
+    """The distinct texts, those with a common beginning next to each other."""
+    found: dict[tuple[tuple[int, ...], int], _Text] = {}
     for place, (ids, border) in enumerate(pairs):
         border = max(1, border)
         if len(ids) > border:
-            texts.setdefault((tuple(ids[:-1]), border), _Text(tuple(ids[:-1]), border)).pairs.append(place)
-    families: dict[tuple[int, ...], list[_Text]] = {}
-    for text in texts.values():
-        families.setdefault(text.prompt, []).append(text)
-    alone: list[_Text] = []
-    close: list[_Text] = []
-    for prompt, family in sorted(families.items(), key=lambda item: len(item[0])):
-        (close if len(family) > 1 and len(prompt) >= WORTH_SHARING else alone).extend(family)
-    yield from ((batch, False) for batch in _cut(sorted(alone, key=lambda text: len(text.ids)), most))
-    yield from ((batch, True) for batch in _cut(close, most))
+            key = tuple(ids[:-1]), border
+            found.setdefault(key, _Text(*key)).pairs.append(place)
+    family: list[_Text] = []
+    for text in sorted(found.values(), key=lambda text: text.ids):
+        if family and (common := _common_beginning(family, text)):
+            family.append(text)
+            for member in family:
+                member.beginning = common
+        else:
+            family = [text]
+    return list(found.values())
 
 
-def _cut(texts: Iterable[_Text], most: int) -> Iterator[list[_Text]]:
-    batch: list[_Text] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == most:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _common_beginning(family: Sequence[_Text], text: _Text) -> int:
+    """How much of its beginning a text shares with all of a family, none of it scored but the last place; 0 where sharing that with all
+    would save less than the family saves without it."""
+    first = family[0]
+    alike = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first.ids, text.ids, strict=False)))
+    common = min(alike, text.border, first.beginning or first.border)
+    worth = common >= WORTH_SHARING * len(text.ids) and len(family) * common > (len(family) - 1) * first.beginning
+    return common if worth else 0
 
 
-def _read(model: PreTrainedModel, texts: Sequence[_Text]) -> Iterator[Tensor]:
-    """Log-probabilities (places, V) after the last token of the prompt and after each later one, by text: one pass."""
-    keep = max(len(text.rest) for text in texts) + 1
-    logprobs = Batch(model, [text.ids for text in texts], room=0, keep=keep).all_logits.log_softmax(-1)
-    return (logprobs[row, keep - len(text.rest) - 1 :] for row, text in enumerate(texts))
+def _batches(texts: Sequence[_Text], most: int) -> Iterator[list[_Text]]:
+    """Texts in batches of at most `most` rows, either all read alone or all with their beginnings apart."""
+    alone = sorted((text for text in texts if not text.beginning), key=lambda text: len(text.ids))
+    close = sorted((text for text in texts if text.beginning), key=lambda text: (text.beginning, text.ids))
+    for some in (alone, close):
+        yield from (list(some[start : start + most]) for start in range(0, len(some), most))
 
 
-def _read_shared(model: PreTrainedModel, texts: Sequence[_Text]) -> Iterator[Tensor]:
-    """The same in two passes: over the distinct prompts, then over what follows them."""
-    prompts = list(dict.fromkeys(text.prompt for text in texts))
-    batch = Batch(model, prompts, room=max(len(text.rest) for text in texts))
-    batch.select([prompts.index(text.prompt) for text in texts])
-    first = batch.logits[:, None]
-    logprobs = torch.cat([first, batch.extend([text.rest for text in texts])], dim=1).log_softmax(-1)
-    return (logprobs[row, : len(text.rest) + 1] for row, text in enumerate(texts))
+def _read(model: PreTrainedModel, texts: Sequence[_Text]) -> Iterable[Tensor]:
+    """Logits (places, V) where each text is scored: one pass."""
+    keep = max(text.places for text in texts)
+    logits = Batch(model, [text.ids for text in texts], room=0, keep=keep).all_logits
+    return (logits[row, keep - text.places :] for row, text in enumerate(texts))
+
+
+def _read_shared(model: PreTrainedModel, texts: Sequence[_Text]) -> Iterable[Tensor]:
+    """The same in two passes: over the distinct beginnings, then over what follows them."""
+    beginnings = list(dict.fromkeys(text.ids[: text.beginning] for text in texts))
+    batch = Batch(model, beginnings, room=max(len(text.rest) for text in texts))
+    batch.select([beginnings.index(text.ids[: text.beginning]) for text in texts])
+    before = batch.logits[:, None]
+    keep = max(min(text.places, len(text.rest)) for text in texts)
+    logits = batch.extend([text.rest for text in texts], keep) if keep else before[:, :0]
+    for row, text in enumerate(texts):
+        after = logits[row, keep - min(text.places, len(text.rest)) :]
+        yield after if text.places <= len(text.rest) else torch.cat([before[row], after])
