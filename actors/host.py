@@ -119,8 +119,8 @@ class VerifierHost(RoleHost):
     role_name = "verifier"
 
     @staticmethod
-    def build(config: RoleConfig) -> BatchedRole[Any, Any]:
-        return build_verifier(config, reuse=False)
+    def build(config: Any) -> BatchedRole[Any, Any]:
+        return build_verifier(config)
 
 
 _actor: Any = ray.remote(concurrency_groups={CONTROL: 8})  # type: ignore[call-overload]

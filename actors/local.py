@@ -14,12 +14,12 @@ from typing import Generic, Protocol, TypeVar
 
 from actors.decomposer import build_decomposer
 from actors.solver import build_solver
-from actors.verifier import build_verifier
+from actors.verifier import build_likelihood, build_verifier
 from cleave.config.model import ModelConfig
 from cleave.config.roles import RolesConfig
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel
-from cleave.roles import Roles
+from cleave.roles import Roles, VerifyReply, VerifyRequest
 from cleave.types import ModelInfo
 
 Q = TypeVar("Q")
@@ -70,10 +70,11 @@ def local_roles(config: RolesConfig, record: Path | None = None) -> Roles:
 
     decomposer = build_decomposer(config.decomposer, model(config.decomposer.model))
     solver = build_solver(config.solver, model(config.solver.model))
-    if config.verifier is None:
-        verifier = build_verifier(config.solver, solver.model)
-    else:
-        verifier = build_verifier(config.verifier, model(config.verifier.model), reuse=False)
+    verifier: BatchedRole[VerifyRequest, VerifyReply] = (
+        build_likelihood(config.solver, solver.model)
+        if config.verifier is None
+        else build_verifier(config.verifier, model(config.verifier.model))
+    )
     return Roles(LocalHandle(decomposer), LocalHandle(solver), LocalHandle(verifier))
 
 

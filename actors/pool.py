@@ -23,7 +23,7 @@ from actors.batcher import BatcherStats
 from actors.host import ACTORS, Health
 from actors.local import LocalHandle
 from actors.placement import preflight
-from actors.verifier import build_verifier
+from actors.verifier import build_likelihood
 from cleave.config.roles import RoleConfig, RolesConfig
 from cleave.console import say
 from cleave.errors import CleaveError, RoleUnavailable
@@ -117,7 +117,7 @@ def pool_roles(config: RolesConfig) -> Iterator[Roles]:
     try:
         waiting = {role: _start(role, wanted, started) for role, wanted in _wanted(config).items()}
         handles = {role: PoolHandle[Any, Any](role, actors, _ready(role, actors)) for role, actors in waiting.items()}
-        verifier = handles.get("verifier") or LocalHandle(build_verifier(config.solver))
+        verifier = handles.get("verifier") or LocalHandle(build_likelihood(config.solver))
         yield Roles(handles["decomposer"], handles["solver"], verifier)
     finally:
         for actor in started:

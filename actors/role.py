@@ -133,23 +133,25 @@ def _with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Repl
     return Replies(tuple(readings), replies.usage + repaired.usage)
 
 
-def open_model(config: RoleConfig, model: LanguageModel | None, purpose: str) -> tuple[LanguageModel, PromptSet]:
+def open_model(
+    config: RoleConfig, model: LanguageModel | None, purpose: str, default_prompts: str = DEFAULT_PROMPTS
+) -> tuple[LanguageModel, PromptSet]:
     """The model and the prompts of a role; `model` None: built from the config. Raises ConfigError if they do not fit together."""
     if model is None:
         model = build(config.model)
-    prompts = load_prompts(prompts_name(config, model))
+    prompts = load_prompts(prompts_name(config, model, default_prompts))
     require(model, prompts.kind, purpose=f"{purpose} with the prompts {prompts.name}")
     return model, prompts
 
 
-def prompts_name(config: RoleConfig, model: LanguageModel | None = None) -> str:
-    """The config's prompt set; 'auto' is what the checkpoint (of a recording: the recorded one) was trained with, else the
+def prompts_name(config: RoleConfig, model: LanguageModel | None = None, default: str = DEFAULT_PROMPTS) -> str:
+    """The config's prompt set; 'auto' is what the checkpoint (of a recording: the recorded one) was trained with, else `default`, the
     shipped set for instruction models."""
     if config.prompts != "auto":
         return config.prompts
     if config.model.backend == "recorded" and model is not None:
-        return _recorded_with(model.info.name) or DEFAULT_PROMPTS
-    return _trained_with(config.model) or DEFAULT_PROMPTS
+        return _recorded_with(model.info.name) or default
+    return checkpoint_note(config.model).get("prompts") or default
 
 
 def _recorded_with(name: str) -> str | None:
@@ -157,22 +159,23 @@ def _recorded_with(name: str) -> str | None:
         recorded = ModelConfig.model_validate(name)
     except ValidationError:  # not a short string, so no folder to look into
         return None
-    return _trained_with(recorded)
+    return checkpoint_note(recorded).get("prompts")
 
 
-def _trained_with(model: ModelConfig) -> str | None:
-    folder = _folder(model)
+def checkpoint_note(model: ModelConfig) -> dict[str, str]:
+    """What a checkpoint says of itself: `prompts`, `role`. Empty for any other model. Raises ConfigError for a note that is no note."""
+    folder = checkpoint_folder(model)
     note = folder / CHECKPOINT_NOTE if folder is not None else None
     if note is None or not note.is_file():
-        return None
+        return {}
     try:
-        name = json.loads(note.read_text(encoding="utf-8")).get("prompts")
+        return {str(key): str(value) for key, value in json.loads(note.read_text(encoding="utf-8")).items() if value}
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"cannot read {note}: {error}; remove it, or name the prompts in the config.") from error
-    return str(name) if name else None
 
 
-def _folder(model: ModelConfig) -> Path | None:
+def checkpoint_folder(model: ModelConfig) -> Path | None:
+    """Where a local checkpoint lies; None for endpoints and recordings. A Hub id is a folder that is not there."""
     if model.backend == "reference":
         return resolve(model.model_name_or_path)
     return Path(model.model_name_or_path).expanduser() if model.backend == "hf" else None

@@ -1,104 +1,54 @@
-"""The verifier: solutions in, verdicts out. No verifier is trained yet, so the verdict is a likelihood, and its name says so.
+"""The verifier: solutions in, verdicts out. Which kind it is depends on the model.
 
-The score is exp(mean log-probability per token of the solution): the solver's own, as it reported it while it drew the solution
-(then no model is asked), or under a given model. It says how usual a text is, not whether it is right.
+A checkpoint that was trained as a verifier judges (judge.py), and so does any model that is asked to by `scoring: judge`; without a
+model of its own, or by `scoring: likelihood`, solutions are scored by how likely a model finds them (likelihood.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Callable, Sequence
-
-from actors.role import prompts_name
-from cleave.config.roles import RoleConfig
-from cleave.errors import GenerationError
+from actors.judge import Judge
+from actors.likelihood import LikelihoodVerifier
+from actors.role import checkpoint_folder, checkpoint_note, open_model, prompts_name
+from cleave.calibration import Calibration
+from cleave.config.roles import RoleConfig, VerifierConfig
 from cleave.lm.build import build
-from cleave.lm.protocol import LanguageModel, require
-from cleave.prompts import PromptSet, load_prompts
-from cleave.roles import VerifyReply, VerifyRequest
-from cleave.types import Completion, ModelInfo, Solution, Usage, Verdict
+from cleave.lm.protocol import LanguageModel
+from cleave.prompts import load_prompts
+
+DEFAULT_PROMPTS = "instruct-v4"
+"""Of a judge that says nothing of its own."""
+
+Verifier = Judge | LikelihoodVerifier
 
 
-class LikelihoodVerifier:
-    """Scores by likelihood. An empty reply scores 0.
-
-    `open_model` is called when a model is first needed, in a thread. With `reuse` that is only for solutions that carry no
-    log-probability; if the model cannot score them either, as most endpoints cannot, the verifier has no opinion: no verdicts.
-    Without `reuse` a model that cannot score is a ConfigError.
-    """
-
-    def __init__(self, name: str, open_model: Callable[[], LanguageModel], prompts: PromptSet, reuse: bool = True) -> None:
-        self._name = f"likelihood of {name}"
-        self._open_model = open_model
-        self._model: LanguageModel | None = None
-        self._opening = asyncio.Lock()
-        self.prompts = prompts
-        self.reuse = reuse
-
-    @property
-    def info(self) -> ModelInfo:
-        """`parameters` 0: no model was needed so far."""
-        if self._model is None:
-            return ModelInfo(self._name, parameters=0 if self.reuse else None)
-        info = self._model.info
-        return ModelInfo(self._name, info.revision, info.dtype, info.parameters)
-
-    async def __call__(self, requests: Sequence[VerifyRequest]) -> list[VerifyReply]:
-        """One reply per request, in order. Raises GenerationError, and ConfigError for a model that cannot score."""
-        return [await self._verify(request) for request in requests]
-
-    async def aclose(self) -> None:
-        if self._model is not None:
-            await self._model.aclose()
-
-    async def _verify(self, request: VerifyRequest) -> VerifyReply:
-        unknown = [s for s in request.solutions if s.text and not (self.reuse and s.logprob is not None)]
-        if unknown and "score" not in (await self._opened()).capabilities:
-            return VerifyReply(())
-        scored = iter(await self._score(request, unknown) if unknown else ())
-        verdicts = tuple(
-            Verdict(0.0) if not s.text else verdict(s.logprob) if self.reuse and s.logprob is not None else next(scored)
-            for s in request.solutions
+def build_verifier(config: VerifierConfig, model: LanguageModel | None = None) -> Verifier:
+    """A verifier with a model of its own. Raises ConfigError where the model cannot do what it is asked for."""
+    if scoring_of(config) == "likelihood":
+        return LikelihoodVerifier(
+            name=config.model.short,
+            open_model=lambda: model if model is not None else build(config.model),
+            prompts=load_prompts(prompts_name(config)),
+            reuse=False,
         )
-        return VerifyReply(verdicts, sum((v.usage for v in verdicts), Usage()))
-
-    async def _score(self, request: VerifyRequest, solutions: Sequence[Solution]) -> list[Verdict]:
-        model = await self._opened()
-        prompts = [
-            self.prompts.solve(request.problem, "steps" if solution.steps else "answer", request.plan if solution.steps else None)
-            for solution in solutions
-        ]
-        return [_verdict_of(completion) for completion in await model.score(prompts, [solution.text for solution in solutions])]
-
-    async def _opened(self) -> LanguageModel:
-        async with self._opening:
-            if self._model is None:
-                model = await asyncio.to_thread(self._open_model)
-                if not self.reuse:
-                    require(model, "score", self.prompts.kind, purpose="scoring solutions by likelihood")
-                self._model = model
-        return self._model
+    opened, prompts = open_model(config, model, "the verifier", DEFAULT_PROMPTS)
+    folder = checkpoint_folder(config.model)
+    return Judge(opened, prompts, Calibration() if folder is None else Calibration.read(folder), config.max_tokens)
 
 
-def verdict(mean_logprob: float, usage: Usage = Usage()) -> Verdict:  # noqa: B008 - a frozen value
-    """Length-normalised likelihood as a verdict. Raises GenerationError for what is no number."""
-    if math.isnan(mean_logprob):
-        raise GenerationError("the log-probability of a solution is not a number; check the model's weights and dtype.")
-    return Verdict(score=math.exp(min(mean_logprob, 0.0)), raw=mean_logprob, usage=usage)
-
-
-def build_verifier(config: RoleConfig, model: LanguageModel | None = None, reuse: bool = True) -> LikelihoodVerifier:
-    """`config` is the solver's own with `reuse` (its weights are loaded only if a solution carries no log-probability); with
-    `reuse` False it names the model under which all solutions are scored."""
+def build_likelihood(solver: RoleConfig, model: LanguageModel | None = None) -> LikelihoodVerifier:
+    """The verifier of a cast that names none: what the solver itself said of its solutions. Its weights are loaded only for solutions that
+    carry no log-probability."""
     return LikelihoodVerifier(
-        name=config.model.short,
-        open_model=lambda: model if model is not None else build(config.model),
-        prompts=load_prompts(prompts_name(config)),
-        reuse=reuse,
+        name=solver.model.short,
+        open_model=lambda: model if model is not None else build(solver.model),
+        prompts=load_prompts(prompts_name(solver)),
+        reuse=True,
     )
 
 
-def _verdict_of(completion: Completion) -> Verdict:
-    mean = completion.mean_logprob
-    return Verdict(0.0, usage=completion.usage) if mean is None else verdict(mean, completion.usage)
+def scoring_of(config: VerifierConfig) -> str:
+    """`scoring`, or what auto stands for."""
+    if config.scoring != "auto":
+        return config.scoring
+    trained = checkpoint_note(config.model).get("role") == "verifier"
+    return "judge" if trained or config.model.backend == "openai" else "likelihood"

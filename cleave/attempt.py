@@ -51,7 +51,7 @@ class Attempt:
     solutions: dict[int, Solution] = field(default_factory=dict)
     plan_of: dict[int, Plan] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[Verdict | None, ...] = ()
     usage: dict[str, Usage] = field(default_factory=dict)
     models: dict[str, ModelInfo] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -166,14 +166,15 @@ class Attempt:
         """Have all solutions scored, if there is a verifier and anything to score."""
         if self.roles.verifier is None or not self.solutions:
             return
-        plans = self.ordered_plans()
-        plan = plans[0] if len(plans) == 1 else None
+        request = VerifyRequest(self.problem, self.ordered(), self.ordered_plans())
         with self.phase("verify"):
-            reply = await self._call("verifier", self.roles.verifier, VerifyRequest(self.problem, self.ordered(), plan))
+            reply = await self._call("verifier", self.roles.verifier, request)
         if len(reply.verdicts) not in (0, len(self.solutions)):
             message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
             raise RoleFailed(Failure("ParseError", message, "verifier"))
         self.verdicts = reply.verdicts
+        for failure in reply.failures:
+            self.emit(Failed(failure))
         if self.verdicts:
             self.emit(VerdictsGiven(self.verdicts))
         self.check_budget("verifier")

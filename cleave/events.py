@@ -66,7 +66,7 @@ class VerdictsGiven(Event):
     """The verifier has scored all solutions."""
 
     event: ClassVar[str] = "verdicts"
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict | None, ...]
 
 
 @dataclass(frozen=True)

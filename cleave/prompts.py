@@ -104,6 +104,24 @@ class PromptSet:
         values = {"plan": plan.text if plan else "", "solution": render_solution(steps, answer)}
         return self.templates.prompt("reconstruct", values, seed)
 
+    def verify(self, problem: Problem, solution: str, plan: Plan | None = None, seed: int | None = None) -> Prompt:
+        """Ask whether a solution, as it was written, is right; one of `verdicts` answers. Raises ConfigError like `require_verdicts`."""
+        self.require_verdicts()
+        values = {"question": problem.text, "plan": plan.text if plan else "", "solution": solution.strip()}
+        return self.templates.prompt("verify", values, seed)
+
+    def require_verdicts(self) -> None:
+        """Raise ConfigError where the prompts cannot ask for a verdict."""
+        if self.templates.verify is None:
+            raise ConfigError(
+                f"the prompts {self.name} cannot ask for a verdict; use instruct-v4, or a verifier that was trained with reference-v4."
+            )
+
+    @property
+    def verdicts(self) -> tuple[str, str]:
+        """The replies to `verify`: for a right solution, for a wrong one."""
+        return self.templates.verdicts
+
     def again(self, prompt: Prompt, reply: str, complaint: str, seed: int | None = None) -> Prompt:
         """Ask once more after a reply that could not be parsed: a chat hears the complaint, plain text only gets another seed."""
         return self.templates.again(prompt, reply, complaint, seed)

@@ -74,19 +74,25 @@ class SolveReply:
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """Ask for an opinion of each solution of one problem."""
+    """Ask for an opinion of each solution of one problem. `plans`: one that all solutions followed, or one for each, or none."""
 
     problem: Problem
     solutions: tuple[Solution, ...]
-    plan: Plan | None = None
+    plans: tuple[Plan, ...] = ()
+
+    def plan_of(self, i: int) -> Plan | None:
+        """The plan that solution i followed."""
+        return self.plans[i if len(self.plans) == len(self.solutions) else 0] if self.plans else None
 
 
 @dataclass(frozen=True)
 class VerifyReply:
-    """One Verdict per solution, in order; none at all where the verifier has no opinion."""
+    """One Verdict per solution, in order, None where the verifier failed on it: then `failures` says why. No verdicts at all where the
+    verifier has no opinion."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict | None, ...]
     usage: Usage = field(default_factory=Usage)
+    failures: tuple[Failure, ...] = ()
 
 
 Request_contra = TypeVar("Request_contra", contravariant=True)

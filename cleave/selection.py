@@ -82,7 +82,7 @@ DEFAULT_OPTIONS = Options()
 def select(
     name: SelectionName,
     solutions: Sequence[Solution],
-    verdicts: Sequence[Verdict] = (),
+    verdicts: Sequence[Verdict | None] = (),
     asked: int | None = None,
     options: Options = DEFAULT_OPTIONS,
 ) -> Choice | None:
@@ -100,7 +100,7 @@ def select(
     return Choice(chosen.index, answer, _confidence(chosen, found, asked or len(solutions), verdicts))
 
 
-def candidates(solutions: Sequence[Solution], verdicts: Sequence[Verdict] = ()) -> list[Candidate]:
+def candidates(solutions: Sequence[Solution], verdicts: Sequence[Verdict | None] = ()) -> list[Candidate]:
     """Those solutions that have an answer, in order. Raises ValueError where verdicts are neither none nor one per solution."""
     if verdicts and len(verdicts) != len(solutions):
         raise ValueError(f"{len(verdicts)} verdicts for {len(solutions)} solutions")
@@ -201,11 +201,11 @@ def _probability(solution: Solution) -> float:
     return math.exp(min(solution.logprob, 0.0))
 
 
-def _score(verdict: Verdict) -> float:
-    return 0.0 if math.isnan(verdict.score) else verdict.score
+def _score(verdict: Verdict | None) -> float:
+    return 0.0 if verdict is None or math.isnan(verdict.score) else min(max(verdict.score, 0.0), 1.0)
 
 
-def _confidence(chosen: Candidate, ranked: Sequence[Cluster], total: int, verdicts: Sequence[Verdict]) -> float | None:
+def _confidence(chosen: Candidate, ranked: Sequence[Cluster], total: int, verdicts: Sequence[Verdict | None]) -> float | None:
     if total > 1:
         return next(len(cluster.members) for cluster in ranked if chosen in cluster.members) / total
-    return min(max(verdicts[chosen.index].score, 0.0), 1.0) if verdicts else None
+    return _score(verdicts[chosen.index]) if verdicts and verdicts[chosen.index] is not None else None

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from cleave.config.base import Config
 from cleave.types import Message, Prompt
 
-Form = Literal["decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct"]
+Form = Literal["decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct", "verify"]
 
 _PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 _PLACEHOLDERS: Mapping[str, frozenset[str]] = {
@@ -27,6 +27,7 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "solve_answer": frozenset({"question"}),
     "solve_step": frozenset({"question", "plan", "known", "id", "step"}),
     "reconstruct": frozenset({"plan", "solution"}),
+    "verify": frozenset({"question", "plan", "solution"}),
     "repair": frozenset({"complaint"}),
     "step_line": frozenset({"id", "text"}),
 }
@@ -45,7 +46,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 class TextTemplates(Config):
     """Plain text. A single step is asked by `solve_steps`, the known lines and the step's number, which the model continues; the next
-    sub-question is one line."""
+    sub-question is one line. A verdict is asked for after the solution, which follows the text that it was a reply to."""
 
     name: str
     """Name with version; a change of wording is a new version."""
@@ -63,6 +64,10 @@ class TextTemplates(Config):
     """Asks for the final answer only."""
     reconstruct: str | None = None
     """Asks for the problem that a trace answers; null: these prompts cannot ask for it."""
+    verify: str | None = None
+    """What follows a solution and is continued by one of `verdicts`; null: these prompts cannot ask for a verdict."""
+    verdicts: tuple[str, str] = (" correct", " incorrect")
+    """How a verdict is worded: for a right solution, for a wrong one."""
     step_line: str = "{id}. {text}\n"
     """One line of a solution."""
     stop: tuple[str, ...] = ()
@@ -70,6 +75,7 @@ class TextTemplates(Config):
 
     @model_validator(mode="after")
     def _placeholders_fit(self) -> Self:
+        _check_verdicts(self.verdicts)
         for form in ("decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "reconstruct", "step_line"):
             if getattr(self, form) is not None:
                 _check_placeholders(form, getattr(self, form))
@@ -78,6 +84,9 @@ class TextTemplates(Config):
     def prompt(self, form: Form, values: Mapping[str, str], seed: int | None) -> Prompt:
         if form == "solve_step":
             return Prompt(text=f"{fill(self.solve_steps, values)}{values['known']}{values['id']}.", seed=seed)
+        if form == "verify":
+            asked = fill(self.solve_steps if values["plan"] else self.solve_single, values)
+            return Prompt(text=f"{asked}{values['solution']}\n{self.verify}", seed=seed)
         return Prompt(text=fill(getattr(self, form), values), seed=seed)
 
     def stops(self, form: Form) -> tuple[str, ...]:
@@ -105,6 +114,8 @@ class Example(Config):
     """Number of the step that is asked (solve_step), or asked for (next_question)."""
     step: str = ""
     """Question of the step that is asked (solve_step)."""
+    solution: str = ""
+    """Solution that is judged (verify) or that a question is asked of (reconstruct)."""
     reply: str
     """What the model should reply."""
 
@@ -149,6 +160,10 @@ class ChatTemplates(Config):
     """Asks for the answer of one step of a plan, the steps before it being known."""
     reconstruct: ChatForm | None = None
     """Asks for the problem that a trace answers; null: these prompts cannot ask for it."""
+    verify: ChatForm | None = None
+    """Asks for a verdict on a solution; null: these prompts cannot ask for one."""
+    verdicts: tuple[str, str] = ("correct", "incorrect")
+    """How a verdict is worded: for a right solution, for a wrong one."""
     repair: str
     """Template of the message that sends an unparsable reply back."""
     step_line: str = "{id}. {text}\n"
@@ -158,7 +173,8 @@ class ChatTemplates(Config):
 
     @model_validator(mode="after")
     def _placeholders_fit(self) -> Self:
-        for form in ("decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct"):
+        _check_verdicts(self.verdicts)
+        for form in ("decompose", "next_question", "solve_steps", "solve_single", "solve_answer", "solve_step", "reconstruct", "verify"):
             if getattr(self, form) is not None:
                 _check_placeholders(form, getattr(self, form).user)
         _check_placeholders("repair", self.repair)
@@ -184,6 +200,12 @@ class ChatTemplates(Config):
 
 KINDS: Mapping[str, type[TextTemplates] | type[ChatTemplates]] = {"text": TextTemplates, "chat": ChatTemplates}
 """The schema of each kind of file."""
+
+
+def _check_verdicts(words: tuple[str, str]) -> None:
+    right, wrong = (word.strip().casefold() for word in words)
+    if not right or not wrong or right.startswith(wrong) or wrong.startswith(right):
+        raise ValueError("verdicts are two words, neither of which begins with the other")
 
 
 def _check_placeholders(form: str, template: str) -> None:

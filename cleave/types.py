@@ -155,7 +155,7 @@ class Trace:
     seed: int = 0
     plans: tuple[Plan, ...] = ()
     solutions: tuple[Solution, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[Verdict | None, ...] = ()
     answer: str | None = None
     chosen: int | None = None
     confidence: float | None = None

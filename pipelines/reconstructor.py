@@ -50,7 +50,7 @@ class Reconstructor:
         """The mean log-probability per token of each problem's question, given its plan, steps and answer. Raises GenerationError."""
         prompts = (self._prompts.reconstruct(each.gold_plan, each.gold_steps, each.answer or "") for each in problems)
         pairs = list(zip(prompts, map(self._prompts.reconstruct_target, problems), strict=True))
-        readable = [self._reads(*pair) for pair in pairs]
+        readable = [self.model.reads(*pair) for pair in pairs]
         scored = iter(asyncio.run(self._score(list(compress(pairs, readable)))))
         return [next(scored) if reads else UNREADABLE for reads in readable]
 
@@ -64,15 +64,6 @@ class Reconstructor:
         if not all(map(math.isfinite, found)):
             raise GenerationError(f"{self.model.info.name} gives a question a probability that is not finite; train it again.")
         return found
-
-    def _reads(self, prompt: Prompt, question: str) -> bool:
-        """Whether both fit into the model's context. Only local models tell."""
-        from cleave.lm.huggingface import HuggingFaceModel
-        from cleave.lm.tokens import encode_pair
-
-        if not isinstance(self.model, HuggingFaceModel):
-            return True
-        return len(encode_pair(self.model.tokenizer, prompt, question)[0]) <= self.model.max_len
 
 
 def _role(config: ReconstructionConfig) -> RoleConfig:

@@ -14,7 +14,7 @@ from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from actors.local import LocalHandle
-from actors.verifier import build_verifier
+from actors.verifier import build_likelihood
 from cleave.config.serve import ServeArgs
 from cleave.roles import Role, RoleHandle, Roles
 from serve.api import create_app
@@ -53,7 +53,7 @@ def ingress_options(args: ServeArgs) -> dict[str, Any]:
 def serve_roles(args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]]) -> Roles:
     """The cast over Serve handles. Without a verifier's model, solutions are scored here, by the likelihood that the solver reported."""
     roles = args.roles
-    verifier: RoleHandle[Any, Any] = LocalHandle(build_verifier(roles.solver))
+    verifier: RoleHandle[Any, Any] = LocalHandle(build_likelihood(roles.solver))
     if roles.verifier is not None:
         verifier = ServeHandle("verifier", handles["verifier"], roles.verifier.resources.max_task_retries)
     return Roles(

@@ -41,6 +41,9 @@ class Puppet:
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
         return [Completion(text, logprobs=(-1.0,) * len(text.split()), usage=Usage(calls=1)) for text in continuations]
 
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        return True
+
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         yield (await self.generate([prompt], sampling))[0][0].text
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from actors.decomposer import Decomposer, build_decomposer
+from actors.likelihood import LikelihoodVerifier
 from actors.local import LocalHandle
 from actors.role import prompts_name
 from actors.solver import Solver, build_solver
-from actors.verifier import LikelihoodVerifier, build_verifier
+from actors.verifier import build_likelihood
 from cleave.config.roles import RoleConfig
 from cleave.errors import ConfigError, GenerationError
 from cleave.plans import parse_plan
@@ -215,7 +216,7 @@ def test_builders_apply_the_config_and_check_what_the_model_can_do() -> None:
     config = RoleConfig.model_validate({"model": "hf:m", "prompts": "instruct-v1", "max_tokens": 9, "repair_retries": 2})
     for role in (build_decomposer(config, model), build_solver(config, model)):
         assert (role.max_tokens, role.repair_retries, role.prompts.name, role.model) == (9, 2, "instruct-v1", model)
-    assert build_verifier(config, model).info.name == "likelihood of hf:m"
+    assert build_likelihood(config, model).info.name == "likelihood of hf:m"
     model.capabilities = frozenset({"text"})
     with pytest.raises(ConfigError, match="has no chat template; choose prompts of plain text"):
         build_solver(config, model)

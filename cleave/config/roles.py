@@ -1,5 +1,7 @@
 """Who plays each role, with what prompts, on what resources."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from cleave.config.base import SHORT, Config, split_short
@@ -58,6 +60,14 @@ class RoleConfig(Config):
         return {**rest, "model": {SHORT: short, **model} if isinstance(model, dict) else model or short}
 
 
+class VerifierConfig(RoleConfig):
+    """The role that scores solutions."""
+
+    scoring: Literal["auto", "judge", "likelihood"] = "auto"
+    """judge: the model says whether a solution is right; likelihood: how likely it finds the text; auto: judge for a checkpoint that was
+    trained as a verifier and for endpoints, likelihood for other local models."""
+
+
 class RolesConfig(Config):
     """The cast. Without a verifier, solutions are scored by the solver's own length-normalised log-probability."""
 
@@ -65,5 +75,5 @@ class RolesConfig(Config):
     """Splits a problem into sub-questions."""
     solver: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:solver"))
     """Answers the sub-questions and the problem."""
-    verifier: RoleConfig | None = None
+    verifier: VerifierConfig | None = None
     """Scores solutions; None: the solver's likelihood."""

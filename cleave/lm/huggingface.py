@@ -69,6 +69,10 @@ class HuggingFaceModel:
         """See LanguageModel. Prompt and continuation are tokenised as one text; what the texts share is read, and counted, once."""
         return await self._run(lambda cancelled: self._score(prompts, continuations, cancelled))
 
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        """See LanguageModel."""
+        return len(encode_pair(self.tokenizer, prompt, continuation)[0]) <= self.max_len
+
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         """See LanguageModel. Text is held back while it may be the beginning of a stop string or half a character."""
         loop = asyncio.get_running_loop()

@@ -74,6 +74,10 @@ class OpenAIModel:
         """Not offered: raises ConfigError."""
         raise ConfigError(f"{self.info.name} cannot score given text; use a local model (hf:PATH) for this role.")
 
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        """See LanguageModel. The endpoint alone knows its context."""
+        return True
+
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         """See LanguageModel."""
         _check(sampling)

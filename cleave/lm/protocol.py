@@ -32,6 +32,10 @@ class LanguageModel(Protocol):
         """Return, per pair, the continuation as a Completion whose `logprobs` are those of its tokens after the prompt."""
         ...
 
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        """Whether both fit into the model's context, as far as the backend can know it; `score` refuses what does not."""
+        ...
+
     def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         """Yield pieces of one reply as they are produced; their concatenation is the reply."""
         ...

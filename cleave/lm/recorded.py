@@ -50,6 +50,10 @@ class Recorder:
         self._append([_line("score", score_key(p, text), p, [reply]) for p, text, reply in pairs])
         return scored
 
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        """See LanguageModel."""
+        return self.model.reads(prompt, continuation)
+
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         """See LanguageModel. A stream that is read to its end is recorded as a call with n = 1."""
         pieces: list[str] = []
@@ -99,6 +103,10 @@ class RecordedModel:
         """See LanguageModel. Raises GenerationError for a call that was not recorded."""
         keys = [score_key(prompt, text) for prompt, text in zip(prompts, continuations, strict=True)]
         return [self._find("score", key)[0] for key in keys]
+
+    def reads(self, prompt: Prompt, continuation: str) -> bool:
+        """See LanguageModel. A recording knows no context."""
+        return True
 
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         """See LanguageModel. Yields the recorded reply in one piece."""
