@@ -1,9 +1,10 @@
 """The verifier as a judge: a language model that says whether a solution is right.
 
-The raw score of a solution is s = log p(right) - log p(wrong), of the two words that the prompts have for it; the verdict's score is that
-as a probability, through the checkpoint's calibration. A model that cannot score given texts, such as an endpoint, is asked to reply with
-one of the words, and sure of it as far as it tells. What cannot be judged (a text beyond the context, a reply that is neither word, a
-number that is none) gets no verdict but a typed failure; its cost is booked, and the others are judged.
+The raw score of a solution is s = log p(right) - log p(wrong), of the two words that the prompts have for it, at the first token in
+which they differ; the verdict's score is that as a probability, through the checkpoint's calibration. A model that cannot score given
+texts, such as an endpoint, is asked to reply with one of the words, and sure of it as far as it tells. What cannot be judged (a text
+beyond the context, a reply that is neither word, a number that is none) gets no verdict but a typed failure; its cost is booked, and
+the others are judged.
 Left out: training (pipelines/distill.py), what follows from verdicts (cleave/selection.py).
 """
 
@@ -65,7 +66,7 @@ class Judge:
         return [self._compared(next(scored), next(scored)) if reads else (_TOO_LONG, Usage()) for reads in readable]
 
     def _compared(self, right: Completion, wrong: Completion) -> tuple[Judged, Usage]:
-        return self._verdict(_total(right) - _total(wrong)), right.usage + replace(wrong.usage, calls=0)
+        return self._verdict(_odds(right, wrong)), right.usage + replace(wrong.usage, calls=0)
 
     async def _ask(self, prompts: Sequence[Prompt]) -> list[tuple[Judged, Usage]]:
         """By what the model replies."""
@@ -86,8 +87,10 @@ class Judge:
         return Verdict(self.calibration(raw), raw)
 
 
-def _total(completion: Completion) -> float:
-    return math.fsum(completion.logprobs) if all(map(math.isfinite, completion.logprobs)) else math.nan
+def _odds(right: Completion, wrong: Completion) -> float:
+    """How much likelier the one word is where they part: what they share before says nothing, what follows is not learned."""
+    places = zip(right.token_ids, wrong.token_ids, right.logprobs, wrong.logprobs, strict=False)
+    return next((p - q for a, b, p, q in places if a != b), math.nan)
 
 
 def _surety(completion: Completion) -> float:

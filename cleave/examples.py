@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 _VERSION_KEY = b"cleave.examples.version"
 _DIGEST_KEY = b"cleave.examples.sha256"
 
@@ -78,9 +78,11 @@ class TopK:
 class Example:
     """One training sequence. `loss_mask[i]` says whether the model learns to predict `input_ids[i]` from what precedes it.
 
-    `weight` multiplies the loss of all its tokens. `group` ties examples that a margin loss compares, '' for none; `label` is a
-    verifier's target in [0, 1], None elsewhere. `teacher` says which of a run's teachers it is compared with; `teacher_topk` has an entry
-    per token with a set mask but the very first, which nothing precedes; None where no distributions are stored.
+    `weight` multiplies the loss of all its tokens. `group` names what a margin loss compares, '' for nothing; `label` is a verifier's
+    target in [0, 1], None elsewhere. `teacher` says which of a run's teachers it is compared with; `teacher_topk` has an entry
+    per token with a set mask but the very first, which nothing precedes; None where no distributions are stored. `segments` are the
+    lengths of several sequences that make up one example, side by side and blind to each other, such as the two that a margin loss
+    compares; () for one.
     """
 
     input_ids: tuple[int, ...]
@@ -93,6 +95,7 @@ class Example:
     label: float | None = None
     teacher: int = 0
     teacher_topk: TopK | None = None
+    segments: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -130,7 +133,7 @@ class Encoder:
         self.dropped = 0
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Example]:
-        prompts = self._prompt_ids([pair.prompt for pair in pairs])
+        prompts = self.prompt_ids([pair.prompt for pair in pairs])
         targets = self._ids([pair.target for pair in pairs], special=False)
         examples = [self._join(*parts) for parts in zip(pairs, prompts, targets, strict=True)]
         kept = [example for example in examples if len(example) <= self.max_length]
@@ -143,7 +146,7 @@ class Encoder:
         mask = (False,) * start + (True,) * (len(ids) - start)
         return Example(ids, mask, pair.weight, pair.problem_id, pair.skill, pair.depth, pair.group, pair.label, pair.teacher)
 
-    def _prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """As at generation: text gets the tokenizer's own special tokens, a chat template writes them itself; no end token."""
         from cleave.lm.tokens import prompt_text
 
@@ -178,6 +181,7 @@ def schema() -> pa.Schema:
             pa.field("label", pa.float64()),
             pa.field("teacher", pa.int32()),
             pa.field("teacher_topk", topk),
+            pa.field("segments", pa.list_(pa.int32())),
         ],
         metadata={_VERSION_KEY: SCHEMA_VERSION.encode()},
     )
@@ -249,4 +253,5 @@ def _example(row: dict[str, Any]) -> Example:
         row["teacher_topk"] = TopK(**topk)
     row["input_ids"] = tuple(row["input_ids"])
     row["loss_mask"] = tuple(row["loss_mask"])
+    row["segments"] = tuple(row["segments"])
     return Example(**row)

@@ -13,8 +13,10 @@ from cleave.config.distill import DistillConfig
 _DOES = {
     "decomposer": "splits a problem into numbered sub-questions",
     "solver": "answers a problem, with or without a plan of sub-questions",
+    "verifier": "says whether a solution of a problem is right",
     "general": "has read problems, plans and solutions of all kinds, as a start for students",
 }
+_LEARNED = {"gold": "gold examples", "collection": "collected traces"}
 
 
 def model_card(config: DistillConfig, result: Mapping[str, Any], parameters: int) -> str:
@@ -30,14 +32,16 @@ def model_card(config: DistillConfig, result: Mapping[str, Any], parameters: int
         front["base_model"] = base.model_name_or_path
     tasks = ", ".join(mix.title for mix in config.tasks)
     start = f"`{base.short}`" if base is not None else "random weights"
-    figures = "\n".join(f"| {name} | {_figure(value)} |" for name, value in result.items() if name not in ("checkpoint", "name", "role"))
+    figures = "\n".join(
+        f"| {name} | {_figure(value)} |" for name, value in result.items() if name not in ("checkpoint", "name", "role", "calibration")
+    )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
 # {config.name}
 
-A {config.role} with {parameters:,} parameters that {_DOES[config.role]}. Trained by `cleave distill` on gold examples of {tasks},
-starting from {start}, with the prompts `{config.prompts}`.
+A {config.role} with {parameters:,} parameters that {_DOES[config.role]}. Trained by `cleave distill` on {_LEARNED[config.source]} of
+{tasks}, starting from {start}, with the prompts `{config.prompts}`.
 
 | | |
 |---|---|

@@ -1,13 +1,14 @@
 """Examples into batches of tensors, padded or packed, such that no example ever sees another.
 
 Padded: one example per row, zeros at the right. Attention is causal, so what follows an example cannot reach it and no mask is needed.
-Packed: several examples per row, told apart by `position_ids` that restart at 0. Models of transformers isolate them only without an
-attention mask and without a cache (`use_cache=False`), so a batch never holds a mask; pad tokens form an example of their own.
+Packed: several examples, or several segments of one, per row, told apart by `position_ids` that restart at 0. Models of transformers
+isolate them only without an attention mask and without a cache (`use_cache=False`), so a batch never holds a mask; pad tokens form an
+example of their own.
 
 A batch: `input_ids` [B, T] · `weights` [B, T], the loss weight of predicting the token at that place, 0 where nothing is learned ·
-`position_ids` [B, T], packed batches only · `teacher` [B, T], which of the run's teachers the token is compared with, absent where it is
-the first for all · `teacher_ids` [N, k] and `teacher_logprobs` [N, k + 1], what is stored of the teacher's distributions at the places
-with a weight, row by row. B rows, T tokens of the longest row, N places with a weight.
+`position_ids` [B, T], where a row may hold more than one sequence · `teacher` [B, T], which of the run's teachers the token is compared
+with, absent where it is the first for all · `teacher_ids` [N, k] and `teacher_logprobs` [N, k + 1], what is stored of the teacher's
+distributions at the places with a weight, row by row. B rows, T tokens of the longest row, N places with a weight.
 
 Left out: which examples come next (curriculum/sampler.py), and the loss (objectives.py).
 """
@@ -64,7 +65,7 @@ def fit_rows(examples: Sequence[Example], max_length: int) -> list[list[Example]
 
 def pad(examples: Sequence[Example], pad_id: int) -> Batch:
     """One example per row."""
-    return _tensors([[example] for example in examples], pad_id, positions=False)
+    return _tensors([[example] for example in examples], pad_id, positions=any(example.segments for example in examples))
 
 
 def pack(examples: Sequence[Example], pad_id: int, max_length: int) -> Batch:
@@ -86,10 +87,11 @@ def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool)
             end = start + len(example)
             ids[r, start:end] = torch.tensor(example.input_ids)
             weights[r, start:end] = torch.tensor(example.loss_mask, dtype=torch.float32) * example.weight
-            weights[r, start] = 0.0  # nothing of its own precedes the first token
-            places[r, start:end] = torch.arange(len(example))
             teachers[r, start:end] = example.teacher
-            start = end
+            for length in example.segments or (len(example),):
+                weights[r, start] = 0.0  # nothing of its own precedes the first token
+                places[r, start : start + length] = torch.arange(length)
+                start += length
         places[r, start:] = torch.arange(longest - start)
     batch = {"input_ids": ids, "weights": weights} | ({"position_ids": places} if positions else {})
     return batch | ({"teacher": teachers} if teachers.any() else {}) | _stored([example for row in rows for example in row])

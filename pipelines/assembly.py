@@ -14,6 +14,8 @@ from cleave.prompts import load_prompts
 from cleave.screening import Counts
 from cleave.seeds import derive_seed
 from cleave.tasks.registry import get_task
+from cleave.verdict_examples import VerdictEncoder
+from pipelines.judged import JudgedSource, check_judged, judged, split
 from pipelines.screened import collected
 from pipelines.sources import ExampleSource, Supply, held_out, supply_of
 from pipelines.start import add_lora, compile_layers, load_start
@@ -30,16 +32,18 @@ if TYPE_CHECKING:
 class Data:
     """What is trained on and what is measured on. `screening`: what became of a collection's traces, by task."""
 
-    sources: dict[str, ExampleSource]
+    sources: dict[str, ExampleSource | JudgedSource]
     held_out: list[Example]
     screening: dict[str, Counts]
 
 
 def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Data:
     """Sources by task label, and the held-out examples, which do not depend on the run's seed."""
+    if config.role == "verifier":
+        return _judged_data(config, tokenizer)
     prompts = load_prompts(config.prompts)
     encoder = Encoder(tokenizer, config.train.max_length)
-    sources: dict[str, ExampleSource] = {}
+    sources: dict[str, ExampleSource | JudgedSource] = {}
     measured: list[ExampleSource] = []
     screening: dict[str, Counts] = {}
     for mix in config.tasks:
@@ -50,6 +54,22 @@ def build_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Dat
         if held is not None and mix.weight > 0 and config.evaluation.examples:
             measured.append(ExampleSource(held, seed=derive_seed("held out", mix.title), **shared))
     return Data(sources, held_out(measured, config.evaluation.examples) if measured else [], screening)
+
+
+def _judged_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Data:
+    """The same for a verifier."""
+    encoder = VerdictEncoder(tokenizer, load_prompts(config.prompts), config.train.max_length)
+    sources: dict[str, ExampleSource | JudgedSource] = {}
+    measured: list[JudgedSource] = []
+    for mix in config.tasks:
+        traces = mix.collection or config.collection
+        assert traces is not None
+        trained, held = split(judged(traces, mix.title, get_task(mix.task)), traces)
+        check_judged(traces, mix.title, trained, config.judge)
+        sources[mix.title] = JudgedSource(mix.title, trained, config.judge, encoder, derive_seed("train", config.seed, mix.title))
+        if held and mix.weight > 0 and config.evaluation.examples:
+            measured.append(JudgedSource(mix.title, held, config.judge, encoder, derive_seed("held out", mix.title)))
+    return Data(sources, held_out(measured, config.evaluation.examples) if measured else [], {})
 
 
 def _supplies(config: DistillConfig, mix: TaskMix, screening: dict[str, Counts]) -> tuple[Supply, Supply | None]:
@@ -104,10 +124,11 @@ def build_trainer(
         world_size=world_size,
         workers=(config.min_workers, config.max_workers),
     )
-    objective = build_objective(config)
+    objective = build_objective(config, tokenizer)
     measure = None
     if data.held_out:
-        measure = HeldOut(data.held_out, objective, tokenizer, generate=evaluation.generate, max_new_tokens=evaluation.max_new_tokens)
+        generate = 0 if config.role == "verifier" else evaluation.generate
+        measure = HeldOut(data.held_out, objective, tokenizer, generate=generate, max_new_tokens=evaluation.max_new_tokens)
         callbacks = [*callbacks, EvaluateEvery(evaluation.eval_steps)]
     if train.torch_compile:
         compile_layers(model)

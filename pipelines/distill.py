@@ -184,9 +184,13 @@ def summarise(config: DistillConfig, trainer: Any) -> dict[str, Any]:
 
 
 def deliver_result(config: DistillConfig, folder: RunFolder, best: Path, result: dict[str, Any]) -> None:
-    """Export the best weights, then write result.json, which marks the run as finished."""
+    """Calibrate a verifier, export the best weights, then write result.json, which marks the run as finished."""
     from pipelines.export import export
 
+    if config.role == "verifier":
+        from pipelines.calibrate import calibrate
+
+        result |= calibrate(config, best)
     target = export(config, folder, best, result)
     folder.write_text("result.json", json.dumps({**result, "checkpoint": target}, indent=2) + "\n")
 

@@ -8,6 +8,7 @@ next_answer      the problem, the plan up to a step, earlier answers → the ste
 single, direct   the problem → steps and answer, or the answer alone               solver
 text             like single, the problem learned too
 reconstruct      the plan, the steps and the answer → the problem                  question reconstructor (reconstructor.py)
+verify           the problem, a solution → whether it is right                     verifier (judged.py, which writes it)
 
 next_question and next_answer are the two models QG and QA of Socratic CoT (arXiv 2212.00193). `step` is not QA: it leaves out what a
 step does not refer to, which is everything where sub-questions have no references, as in GSM8K's Socratic split.

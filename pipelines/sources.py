@@ -130,7 +130,13 @@ class ExampleSource:
         return (self._labelled(pair) for pair in written if pair is not None)
 
 
-def held_out(sources: Sequence[ExampleSource], count: int) -> list[Example]:
+class Finite(Protocol):
+    """What can give its first examples."""
+
+    def examples(self, count: int) -> list[Example]: ...
+
+
+def held_out(sources: Sequence[Finite], count: int) -> list[Example]:
     """`count` examples in all, evenly from the sources, interleaved so that a prefix covers all of them."""
     each = [source.examples(-(-count // len(sources))) for source in sources]
     longest = max(map(len, each), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cleave.config.distill import DistillConfig
@@ -12,6 +13,8 @@ from cleave.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from cleave.lm.checkpoint import Checkpoint
 
 
 def load_start(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -37,6 +40,17 @@ def load_weights(config: ModelConfig, adapter: str | None = None) -> tuple[PreTr
     name = local_name(config)
     loaded = load_checkpoint(name, revision=config.revision, dtype="float32", device_map="cpu", adapter=adapter or config.adapter)
     return loaded.model, loaded.tokenizer
+
+
+def trained_checkpoint(config: DistillConfig, best: Path) -> Checkpoint:
+    """The weights in `best`, whole or as an adapter of the run's start, ready to be asked."""
+    from cleave.lm.checkpoint import load_checkpoint
+
+    if config.lora is None:
+        return load_checkpoint(str(best), dtype="float32")
+    assert config.init.model is not None
+    start = config.init.model
+    return load_checkpoint(local_name(start), revision=start.revision, dtype="float32", adapter=str(best))
 
 
 def local_name(config: ModelConfig) -> str:

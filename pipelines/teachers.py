@@ -31,12 +31,14 @@ def place_of_teacher(config: DistillConfig, task: str) -> int:
     return 0 if teacher is None else distinct_teachers(config).index(teacher)
 
 
-def build_objective(config: DistillConfig) -> Objective:
+def build_objective(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """What training minimises. Loads the teachers unless their distributions are stored."""
     from cleave.distribution_matching import DistributionMatching, LiveTeachers, StoredDistributions
     from cleave.objectives import CrossEntropy
 
     objective = config.objective
+    if config.role == "verifier":
+        return verdict_loss(config, tokenizer)
     if not objective.has_teacher:
         return CrossEntropy()
     if objective.top_k is not None:
@@ -48,6 +50,16 @@ def build_objective(config: DistillConfig) -> Objective:
             compile_layers(model)
     live = LiveTeachers(models, beta=objective.beta, temperature=objective.temperature)
     return DistributionMatching(live, cross_entropy=objective.cross_entropy_share)
+
+
+def verdict_loss(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """What a verifier minimises."""
+    from cleave.prompts import load_prompts
+    from cleave.verdict_examples import VerdictTokens
+    from cleave.verdict_loss import VerdictLoss, from_scalar
+
+    judge, tokens = config.judge, VerdictTokens.of(tokenizer, load_prompts(config.prompts))
+    return VerdictLoss(tokens, loss=judge.loss, margin=judge.margin, read=from_scalar if judge.head == "scalar" else None)
 
 
 def load_teacher(config: DistillConfig, teacher: ModelConfig) -> PreTrainedModel:

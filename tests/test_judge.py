@@ -40,7 +40,7 @@ class Scorer(Puppet):
         self.scored += [(said(prompt), text) for prompt, text in zip(prompts, continuations, strict=True)]
         places = [p for p in self.probabilities for _ in (0, 1)]
         found = zip(continuations, places, strict=True)
-        return [Completion(text, logprobs=(math.log(1 - p if "in" in text else p),), usage=Usage(1, 10)) for text, p in found]
+        return [Completion(text, (int("in" in text),), (math.log(1 - p if "in" in text else p),), usage=Usage(1, 10)) for text, p in found]
 
 
 def writer(*replies: str | Completion) -> Puppet:
@@ -96,7 +96,7 @@ async def test_a_number_that_is_none_is_no_verdict() -> None:
     model.probabilities = (0.5, 0.5)
 
     async def broken(prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
-        return [Completion(text, logprobs=(math.nan if i < 2 else -0.7,)) for i, text in enumerate(continuations)]
+        return [Completion(text, (i % 2,), (math.nan if i < 2 else -0.7,)) for i, text in enumerate(continuations)]
 
     model.score = broken  # type: ignore[method-assign]
     (reply,) = await Judge(model, TEXT, Calibration())([VerifyRequest(PROBLEM, SOLUTIONS)])
@@ -122,14 +122,11 @@ async def test_the_raw_score_is_that_of_a_plain_forward_pass(tiny_model_dir: Pat
     (reply,) = await Judge(model, TEXT, Calibration())([VerifyRequest(PROBLEM, solutions)])
     for solution, verdict in zip(solutions, reply.verdicts, strict=True):
         asked = said(TEXT.verify(PROBLEM, solution.text))
-        expected = {}
-        for word in TEXT.verdicts:
-            before, ids = (model.tokenizer(text)["input_ids"] for text in (asked, asked + word))
-            with torch.inference_mode():
-                logprobs = model._sampler.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            expected[word] = sum(float(logprobs[i - 1, ids[i]]) for i in range(len(before), len(ids)))
+        ids, [right, wrong] = model.tokenizer(f"{asked} ")["input_ids"], model.tokenizer("ci")["input_ids"]
+        with torch.inference_mode():
+            logits = model._sampler.model(torch.tensor([ids])).logits[0, -1]
         assert verdict is not None
-        assert verdict.raw == pytest.approx(expected[" correct"] - expected[" incorrect"], abs=1e-4)
+        assert verdict.raw == pytest.approx(float(logits[right] - logits[wrong]), abs=1e-4), "where the words part"
     read = len(model.tokenizer(said(TEXT.verify(PROBLEM, solutions[0].text)))["input_ids"])
     assert reply.usage.prompt_tokens < 8 * read * 0.6, "the problem, which eight texts share, is read once"
     assert reply.usage.calls == 4

@@ -16,9 +16,9 @@ def make_config(**changes: Any) -> DistillConfig:
     return validate(DistillConfig, data | changes, "the test")
 
 
-def test_no_objective_is_cross_entropy() -> None:
+def test_no_objective_is_cross_entropy(tiny_tokenizer: Any) -> None:
     config = make_config()
-    assert isinstance(build_objective(config), CrossEntropy)
+    assert isinstance(build_objective(config, tiny_tokenizer), CrossEntropy)
     assert (config.objective.cross_entropy_share, distinct_teachers(config), place_of_teacher(config, "lookup")) == (1.0, [], 0)
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from cleave.config.base import Config
 from cleave.config.formats import DEFAULT_FORMATS, DRAWN_FORMATS, Format, TrainedRole
+from cleave.config.judge import JudgeConfig
 from cleave.config.objective import ObjectiveConfig
 from cleave.config.screening import CollectionConfig
 from cleave.config.start import InitConfig, LoraConfig
@@ -67,7 +68,7 @@ class DistillConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its folder is storage_path/name."""
     role: TrainedRole
-    """What the model will be: decomposer, solver, or general (all formats; a base to start from)."""
+    """What the model will be: decomposer, solver, verifier, or general (all formats; a base to start from)."""
     source: Literal["gold", "collection"] = "gold"
     """Where targets come from: gold, the tasks' own plans and steps; collection, a teacher's traces."""
     collection: CollectionConfig | None = None
@@ -83,7 +84,9 @@ class DistillConfig(Config):
     init: InitConfig
     """Where training starts."""
     objective: ObjectiveConfig = ObjectiveConfig()
-    """What is minimised."""
+    """What is minimised (a verifier: see judge)."""
+    judge: JudgeConfig = JudgeConfig()
+    """How a verifier learns (role: verifier only)."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
     evaluation: TrainEvalConfig = TrainEvalConfig()
@@ -143,6 +146,20 @@ class DistillConfig(Config):
         drawn = [name for mix in self.tasks for name, weight in (mix.formats or self.mix).items() if weight and name in DRAWN_FORMATS]
         if drawn:
             raise ValueError(f"the format {drawn[0]} shows another part each time and cannot be stored; remove it, or objective.top_k")
+        return self
+
+    @model_validator(mode="after")
+    def _verifier_fits(self) -> Self:
+        verifies = self.role == "verifier"
+        formats = {name for mix in self.tasks for name, weight in (mix.formats or self.mix).items() if weight}
+        if (verifies and formats != {"verify"}) or (not verifies and "verify" in formats):
+            raise ValueError("the format verify and role: verifier belong together, without other formats")
+        if not verifies and self.judge != JudgeConfig():
+            raise ValueError("judge says how a verifier learns; set role: verifier, or remove it")
+        if verifies and self.source != "collection":
+            raise ValueError("a verifier learns from a solver's samples; collect them (reasoning.n above 1) and set source: collection")
+        if verifies and self.objective.has_teacher:
+            raise ValueError("a verifier has no teacher; remove objective.teacher")
         return self
 
     @model_validator(mode="after")

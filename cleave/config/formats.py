@@ -2,12 +2,15 @@
 
 from typing import Literal
 
-TrainedRole = Literal["decomposer", "solver", "general"]
-Format = Literal["decompose", "next_question", "steps_with_plan", "step", "next_answer", "single", "direct", "text", "reconstruct"]
+TrainedRole = Literal["decomposer", "solver", "verifier", "general"]
+Format = Literal[
+    "decompose", "next_question", "steps_with_plan", "step", "next_answer", "single", "direct", "text", "reconstruct", "verify"
+]
 
 DEFAULT_FORMATS: dict[TrainedRole, dict[Format, float]] = {
     "decomposer": {"decompose": 1.0},
     "solver": {"steps_with_plan": 1.0, "single": 1.0, "direct": 0.5},
+    "verifier": {"verify": 1.0},
     "general": {"decompose": 1.0, "steps_with_plan": 1.0, "single": 1.0, "direct": 0.5, "text": 0.5},
 }
 
