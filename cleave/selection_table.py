@@ -1,0 +1,135 @@
+"""Every selection rule on the same samples: accuracy by the number of samples, and how far each rule is from the plain vote.
+
+    table = SelectionTable()
+    table.add(row, right)                  # a trace with its solutions and verdicts, and whether an answer is right
+    for figures in table.rows(): ...
+
+For each n = 1, 2, 4, … the N samples of a problem are cut into N // n groups, in the order in which they were drawn; a problem's accuracy
+under a rule is the mean over its groups, so that small n use all samples. Only sums are kept: memory does not grow with the traces.
+Left out: what the rules are (selection.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any, get_args
+
+from cleave.config.reasoning import SelectionName
+from cleave.intervals import Interval
+from cleave.selection import DEFAULT_OPTIONS, Candidate, Cluster, Options, candidates, choose, clusters, maj_k_at_n, pass_at_n
+from cleave.traces import ScoredTrace
+
+RULES: tuple[SelectionName, ...] = get_args(SelectionName)
+UNSCORED: tuple[SelectionName, ...] = ("first", "majority")
+"""Rules that need no verifier."""
+PASS_AT_N, MAJ_K_AT_N = "pass@n", "majk@n"
+ORACLES = (PASS_AT_N, MAJ_K_AT_N)
+BASE: SelectionName = "majority"
+ALL = "all"
+
+
+@dataclass
+class Moments:
+    """A running mean with its variance (Welford's algorithm)."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.n += 1
+        before = value - self.mean
+        self.mean += before / self.n
+        self.squares += before * (value - self.mean)
+
+    def interval(self, confidence: float) -> Interval:
+        """The mean with its normal interval; nothing is known of fewer than two values."""
+        if self.n < 2:
+            return Interval(self.mean if self.n else math.nan, -math.inf, math.inf)
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(self.squares / (self.n - 1) / self.n)
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+@dataclass
+class SelectionTable:
+    """Figures by (variant, task, n, rule). Problems without a gold answer or with fewer than two samples are left out."""
+
+    options: Options = DEFAULT_OPTIONS
+    confidence: float = 0.95
+    _accuracy: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
+    _ahead: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
+
+    def add(self, row: ScoredTrace, right: Callable[[str], bool], asked: int | None = None) -> None:
+        """Count one trace; `right` judges canonical answers, `asked` samples were wanted (None: as many as there are)."""
+        trace = row.trace
+        total = asked or len(trace.solutions)
+        if trace.problem.answer is None or total < 2:
+            return
+        found = candidates(trace.solutions, trace.verdicts)
+        rules = RULES if trace.verdicts else UNSCORED
+        known = {form: right(form) for form in {candidate.form for candidate in found}}
+        for n in sizes(total):
+            shares = self._shares(found, known, rules, n, total // n)
+            for name, share in shares.items():
+                for task in (row.task, ALL):
+                    self._accuracy.setdefault((row.variant, task, n, name), Moments()).add(share)
+                    self._ahead.setdefault((row.variant, task, n, name), Moments()).add(share - shares[BASE])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Flat JSON rows of kind selection: by variant, all problems first, then task, n and rule."""
+        for key in sorted(self._accuracy, key=_order):
+            variant, task, n, rule = key
+            accuracy, ahead = self._accuracy[key].interval(self.confidence), self._ahead[key].interval(self.confidence)
+            yield {
+                "kind": "selection",
+                "variant": variant,
+                "task": task,
+                "n": n,
+                "rule": rule,
+                "problems": self._accuracy[key].n,
+                "accuracy": accuracy.value,
+                "low": max(0.0, accuracy.low),
+                "high": min(1.0, accuracy.high),
+                "ahead": ahead.value,
+                "ahead_low": max(-1.0, ahead.low),
+                "ahead_high": min(1.0, ahead.high),
+            }
+
+    def interval(self, variant: str, rule: str, n: int, task: str = ALL) -> Interval:
+        """One accuracy."""
+        return self._accuracy[variant, task, n, rule].interval(self.confidence)
+
+    def ahead(self, variant: str, rule: str, n: int, task: str = ALL) -> Interval:
+        """By how much a rule is above the majority on the same samples."""
+        return self._ahead[variant, task, n, rule].interval(self.confidence)
+
+    def _shares(
+        self, found: Sequence[Candidate], known: dict[str, bool], rules: Sequence[SelectionName], n: int, groups: int
+    ) -> dict[str, float]:
+        """The share of groups of n samples in which each rule, or oracle, is right. A group without any answer is wrong."""
+        hits = dict.fromkeys((*rules, *ORACLES), 0)
+        for group in range(groups):
+            ranked = clusters(each for each in found if group * n <= each.index < (group + 1) * n)
+            if ranked:
+                for name, hit in self._hits(ranked, known, rules).items():
+                    hits[name] += hit
+        return {name: count / groups for name, count in hits.items()}
+
+    def _hits(self, ranked: Sequence[Cluster], known: dict[str, bool], rules: Sequence[SelectionName]) -> dict[str, bool]:
+        hits: dict[str, bool] = {rule: known[choose(rule, ranked, self.options).form] for rule in rules}
+        hits[PASS_AT_N] = pass_at_n(ranked, known.__getitem__)
+        hits[MAJ_K_AT_N] = maj_k_at_n(ranked, known.__getitem__, self.options.top_k)
+        return hits
+
+
+def sizes(total: int) -> list[int]:
+    """1, 2, 4, … and `total` itself."""
+    return sorted({2**k for k in range(total.bit_length()) if 2**k <= total} | {total})
+
+
+def _order(key: tuple[str, str, int, str]) -> tuple[str, bool, str, int, int]:
+    variant, task, n, rule = key
+    return variant, task != ALL, task, n, (*RULES, *ORACLES).index(rule)
