@@ -15,6 +15,7 @@ from cleave.drawing import COLOURS, HEIGHT, INK, WIDTH, as_svg, frame, percentag
 from cleave.evaluation import OVERALL, By, Evaluation
 from cleave.intervals import Interval
 from cleave.roles import ROLES
+from cleave.selection_table import ORACLES, SelectionTable
 
 
 def accuracy_by_task(evaluation: Evaluation) -> str:
@@ -48,6 +49,27 @@ def accuracy_by_depth(evaluation: Evaluation) -> str:
         axes.set_xticks([int(depth) for depth in depths])
         axes.set_xlabel("depth of the problem")
         _finish(axes, legend=len(evaluation.variants) > 1)
+        return as_svg(figure)
+
+
+def accuracy_by_samples(table: SelectionTable, variant: str) -> str:
+    """Share solved under each selection rule by the number of samples, with the interval at the most samples; oracles are dashed."""
+    sizes, rules = table.sizes(variant), table.rules(variant)
+    with style(f"samples {variant}"):
+        figure = Figure(figsize=(2 * WIDTH + 0.6, HEIGHT + 0.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log", base=2)
+        for i, rule in enumerate(rules):
+            values = [100 * table.interval(variant, rule, n).value for n in sizes]
+            oracle = rule in ORACLES
+            drawn: Any = {"linestyle": "--" if oracle else "-", "color": INK if oracle else COLOURS[i % len(COLOURS)], "linewidth": 1.6}
+            axes.plot(sizes, values, marker="" if oracle else "o", markersize=4, label=rule, **drawn)
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("samples per problem")
+        axes.set_ylabel("solved, %")
+        frame(axes)
+        figure.legend(loc="outside right center", fontsize=9)
         return as_svg(figure)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,37 +25,72 @@ from cleave.evaluation import Evaluation
 from cleave.page import page
 from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from cleave.sample_tree import SampleTree, sample_tree
+from cleave.selection import Options
+from cleave.selection_table import SelectionTable
+from cleave.tasks.registry import get_task
 from cleave.traces import TRACES, ScoredTrace, read_traces
 
 SAMPLES = 20
 TEMPLATE = "report.html.j2"
 
 
+@dataclass(frozen=True)
+class Results:
+    """What is known of a finished run. `selections` compares selection rules where several solutions were sampled, else it is empty."""
+
+    evaluation: Evaluation
+    selections: SelectionTable
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All figures as flat JSON rows."""
+        yield from self.evaluation.rows()
+        yield from self.selections.rows()
+
+
 def main(run: Path | str, *, as_json: bool = False) -> int:
     """Draw the report of a finished run again; returns the exit code. Raises ConfigError where there is nothing to draw."""
     folder = RunFolder.at(str(run))
-    evaluation = write_results(folder)
+    results = write_results(folder)
     if as_json:
-        print(json.dumps({"run": folder.location, "report": f"{folder.location}/{REPORT}", "traces": evaluation.problems}))
+        print(json.dumps({"run": folder.location, "report": f"{folder.location}/{REPORT}", "traces": results.evaluation.problems}))
     else:
         say(f"wrote {folder.location}/{REPORT}")
     return 0
 
 
-def write_results(folder: RunFolder, *, report: bool = True) -> Evaluation:
+def write_results(folder: RunFolder, *, report: bool = True) -> Results:
     """Count a run's traces in one pass and write metrics.jsonl and, if wanted, report.html. Returns the figures."""
     config = read_config(folder)
     wanted = config.bootstrap
     variants = list(config.strategies())
     evaluation = Evaluation(variants, confidence=wanted.confidence, resamples=wanted.resamples, seed=wanted.seed)
     samples = Samples(variants)
+    selections = Selections(config)
     for row in read_traces(folder):
         evaluation.add(row)
+        selections.add(row)
         samples.add(row)
-    folder.write_lines(METRICS, evaluation.rows())
+    results = Results(evaluation, selections.table)
+    folder.write_lines(METRICS, results.rows())
     if report:
-        folder.write_text(REPORT, render(folder, config, evaluation, [sample_tree(row) for row in samples.rows()]))
-    return evaluation
+        folder.write_text(REPORT, render(folder, config, results, [sample_tree(row) for row in samples.rows()]))
+    return results
+
+
+class Selections:
+    """Counts the selection rules of variants that sample several solutions; their answers are judged by the run's tasks."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._sampled = {name: strategy for name, strategy in config.strategies().items() if strategy.n > 1}
+        self._tasks = {share.title: get_task(share.task) for share in config.tasks} if self._sampled else {}
+        self.table = SelectionTable(config.bootstrap.confidence)
+
+    def add(self, row: ScoredTrace) -> None:
+        strategy = self._sampled.get(row.variant)
+        if strategy is not None:
+            task, problem = self._tasks[row.task], row.trace.problem
+            options = Options(strategy.rerank_top_k, strategy.majority_top_n)
+            self.table.add(row, lambda answer: task.score(problem, answer), strategy.n, options)
 
 
 def read_config(folder: RunFolder) -> EvaluateConfig:
@@ -91,10 +128,11 @@ class Samples:
         return chosen
 
 
-def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, samples: list[SampleTree]) -> str:
+def render(folder: RunFolder, config: EvaluateConfig, results: Results, samples: list[SampleTree]) -> str:
     """The page."""
     from cleave import figures
 
+    evaluation = results.evaluation
     manifest = json.loads(folder.read_text(MANIFEST)) if folder.exists(MANIFEST) else {}
     return page(
         TEMPLATE,
@@ -102,12 +140,13 @@ def render(folder: RunFolder, config: EvaluateConfig, evaluation: Evaluation, sa
         config=config,
         strategies=config.strategies(),
         evaluation=evaluation,
-        rows=list(evaluation.rows()),
+        rows=list(results.rows()),
         samples=samples,
         figures={
             "by task": figures.accuracy_by_task(evaluation),
             "by depth": figures.accuracy_by_depth(evaluation),
             "tokens": figures.tokens_by_role(evaluation),
+            "by samples": {variant: figures.accuracy_by_samples(results.selections, variant) for variant in results.selections.variants},
         },
         manifest=manifest,
         config_text=folder.read_text(CONFIG),

@@ -12,7 +12,7 @@ Left out: what the rules are (selection.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, get_args
@@ -57,22 +57,20 @@ class Moments:
 class SelectionTable:
     """Figures by (variant, task, n, rule). Problems without a gold answer or with fewer than two samples are left out."""
 
-    options: Options = DEFAULT_OPTIONS
     confidence: float = 0.95
     _accuracy: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
     _ahead: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
 
-    def add(self, row: ScoredTrace, right: Callable[[str], bool], asked: int | None = None) -> None:
+    def add(self, row: ScoredTrace, right: Callable[[str], bool], asked: int | None = None, options: Options = DEFAULT_OPTIONS) -> None:
         """Count one trace; `right` judges canonical answers, `asked` samples were wanted (None: as many as there are)."""
         trace = row.trace
         total = asked or len(trace.solutions)
         if trace.problem.answer is None or total < 2:
             return
         found = candidates(trace.solutions, trace.verdicts)
-        rules = RULES if trace.verdicts else UNSCORED
-        known = {form: right(form) for form in {candidate.form for candidate in found}}
-        for n in sizes(total):
-            shares = self._shares(found, known, rules, n, total // n)
+        judge = _Judge(RULES if trace.verdicts else UNSCORED, {each.form: right(each.form) for each in found}, options)
+        for n in powers(total):
+            shares = judge.shares(found, n, total // n)
             for name, share in shares.items():
                 for task in (row.task, ALL):
                     self._accuracy.setdefault((row.variant, task, n, name), Moments()).add(share)
@@ -98,6 +96,20 @@ class SelectionTable:
                 "ahead_high": min(1.0, ahead.high),
             }
 
+    @property
+    def variants(self) -> list[str]:
+        """Those that were counted, in order of their names."""
+        return sorted({variant for variant, _, _, _ in self._accuracy})
+
+    def sizes(self, variant: str) -> list[int]:
+        """The numbers of samples that a variant is counted for."""
+        return sorted({n for name, _, n, _ in self._accuracy if name == variant})
+
+    def rules(self, variant: str) -> list[str]:
+        """The rules and oracles that a variant is counted for."""
+        found = {rule for name, _, _, rule in self._accuracy if name == variant}
+        return [rule for rule in (*RULES, *ORACLES) if rule in found]
+
     def interval(self, variant: str, rule: str, n: int, task: str = ALL) -> Interval:
         """One accuracy."""
         return self._accuracy[variant, task, n, rule].interval(self.confidence)
@@ -106,26 +118,32 @@ class SelectionTable:
         """By how much a rule is above the majority on the same samples."""
         return self._ahead[variant, task, n, rule].interval(self.confidence)
 
-    def _shares(
-        self, found: Sequence[Candidate], known: dict[str, bool], rules: Sequence[SelectionName], n: int, groups: int
-    ) -> dict[str, float]:
+
+@dataclass(frozen=True)
+class _Judge:
+    """Which rules are right on samples of one problem. `right` says it of every answer."""
+
+    rules: Sequence[SelectionName]
+    right: Mapping[str, bool]
+    options: Options
+
+    def shares(self, found: Sequence[Candidate], n: int, groups: int) -> dict[str, float]:
         """The share of groups of n samples in which each rule, or oracle, is right. A group without any answer is wrong."""
-        hits = dict.fromkeys((*rules, *ORACLES), 0)
+        hits = dict.fromkeys((*self.rules, *ORACLES), 0)
         for group in range(groups):
             ranked = clusters(each for each in found if group * n <= each.index < (group + 1) * n)
-            if ranked:
-                for name, hit in self._hits(ranked, known, rules).items():
-                    hits[name] += hit
+            for name, hit in self.hits(ranked).items() if ranked else ():
+                hits[name] += hit
         return {name: count / groups for name, count in hits.items()}
 
-    def _hits(self, ranked: Sequence[Cluster], known: dict[str, bool], rules: Sequence[SelectionName]) -> dict[str, bool]:
-        hits: dict[str, bool] = {rule: known[choose(rule, ranked, self.options).form] for rule in rules}
-        hits[PASS_AT_N] = pass_at_n(ranked, known.__getitem__)
-        hits[MAJ_K_AT_N] = maj_k_at_n(ranked, known.__getitem__, self.options.top_k)
+    def hits(self, ranked: Sequence[Cluster]) -> dict[str, bool]:
+        hits: dict[str, bool] = {rule: self.right[choose(rule, ranked, self.options).form] for rule in self.rules}
+        hits[PASS_AT_N] = pass_at_n(ranked, self.right.__getitem__)
+        hits[MAJ_K_AT_N] = maj_k_at_n(ranked, self.right.__getitem__, self.options.top_k)
         return hits
 
 
-def sizes(total: int) -> list[int]:
+def powers(total: int) -> list[int]:
     """1, 2, 4, … and `total` itself."""
     return sorted({2**k for k in range(total.bit_length()) if 2**k <= total} | {total})
 

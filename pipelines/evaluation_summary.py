@@ -13,6 +13,7 @@ from cleave.evaluation import OVERALL, By, Evaluation, Tally
 from cleave.intervals import Interval
 from cleave.report import write_results
 from cleave.runs import METRICS, REPORT
+from cleave.selection_table import BASE, SelectionTable
 from pipelines.evaluation_folder import EvaluationFolder
 from pipelines.workload import Workload
 
@@ -21,12 +22,13 @@ MESSAGE_WIDTH = 90
 
 def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool, quiet: bool = False) -> None:
     """Count the finished traces, write metrics and report, and show the figures unless `quiet`."""
-    evaluation = write_results(run.folder, report=config.report)
+    results = write_results(run.folder, report=config.report)
     if as_json:
-        figures = list(evaluation.rows())
-        print(json.dumps({"run": run.folder.location, "traces": evaluation.problems, "figures": figures}, ensure_ascii=False))
+        figures = list(results.rows())
+        print(json.dumps({"run": run.folder.location, "traces": results.evaluation.problems, "figures": figures}, ensure_ascii=False))
     elif not quiet:
-        print_summary(evaluation)
+        print_summary(results.evaluation)
+        print_selections(results.selections)
     say(f"results are in {run.folder.location}/{REPORT if config.report else METRICS}")
 
 
@@ -43,6 +45,23 @@ def print_summary(evaluation: Evaluation) -> None:
     if evaluation.failures:
         columns = ["variant", "role", "failure", "problems", "unsolved", "for example"]
         print_table(columns, failure_rows(evaluation), title="Failures", numbers=columns[3:5])
+
+
+def print_selections(table: SelectionTable) -> None:
+    """For each variant that samples: every rule on the same samples, by their number."""
+    for variant in table.variants:
+        sizes = table.sizes(variant)
+        columns = ["rule", *(f"n = {n}" for n in sizes), "points above majority"]
+        title = f"Solved by selection rule, %: {variant}" if len(table.variants) > 1 else "Solved by selection rule, %"
+        print_table(columns, selection_rows(table, variant), title=title, numbers=columns[1:])
+
+
+def selection_rows(table: SelectionTable, variant: str) -> Iterator[list[str]]:
+    """A row per rule and oracle; the difference is at the most samples."""
+    sizes = table.sizes(variant)
+    for rule in table.rules(variant):
+        shares = (f"{100 * table.interval(variant, rule, n).value:.1f}" for n in sizes)
+        yield [rule, *shares, "-" if rule == BASE else points(table.ahead(variant, rule, sizes[-1]))]
 
 
 def accuracy_rows(evaluation: Evaluation) -> Iterator[list[str]]:

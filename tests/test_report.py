@@ -1,6 +1,8 @@
 """The report: self-contained, safe against what models write, the same whatever the order of traces."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from cleave.errors import ConfigError
 from cleave.evaluation import Evaluation
 from cleave.figures import accuracy_by_depth, accuracy_by_task, tokens_by_role
 from cleave.reasons import meanings
-from cleave.report import Samples, main, write_results
+from cleave.report import Samples, main, read_config, write_results
 from cleave.runs import CONFIG, RunFolder
 from cleave.sample_tree import sample_tree
 from cleave.traces import ScoredTrace, merge, write_shard
-from cleave.types import Failure, Plan, Problem, Solution, SolutionStep, Step, Trace, Usage
+from cleave.types import Failure, Plan, Problem, Solution, SolutionStep, Step, Trace, Usage, Verdict
 
 EVIL = "<script>alert('x')</script><img src=https://example.com/x>&{{ 7*7 }}"
 GOLD = Plan((Step(1, "How many cats?"), Step(2, "Twice #1?", (1,)), Step(3, "Sum of #1 and #2?", (1, 2))))
@@ -94,7 +96,7 @@ def test_page_needs_nothing_and_runs_nothing(folder: RunFolder) -> None:
 
 
 def test_page_shows_figures_failures_samples_and_config(folder: RunFolder) -> None:
-    evaluation = write_results(folder)
+    evaluation = write_results(folder).evaluation
     text = folder.read_text("report.html")
     right = evaluation.tally("static").accuracy()
     assert f"{100 * right.value:.1f}" in text
@@ -102,6 +104,28 @@ def test_page_shows_figures_failures_samples_and_config(folder: RunFolder) -> No
     assert "ParseError" in text
     assert text.count('<details class="sample"') == 20
     assert "max_in_flight: 128" in text
+
+
+def test_samples_are_chosen_among_by_every_rule(folder: RunFolder) -> None:
+    config = read_config(folder)
+    many = config.model_copy(update={"variants": {"four": {"strategy": "single", "n": 4, "temperature": 1.0}}})
+    rows = []
+    for i in range(12):
+        row = make(i, "four", text="fine")
+        answers, scores = ("9", "8", "8", "9"), (0.9, 0.2, 0.3, 0.1)
+        solutions = tuple(Solution(answer=answer, text=answer) for answer in answers)
+        rows.append(replace(row, trace=replace(row.trace, solutions=solutions, verdicts=tuple(map(Verdict, scores)))))
+    other = RunFolder.open(str(Path(folder.location).parent), "samples")
+    other.write_text(CONFIG, dump(many))
+    write_shard(other, "000", rows)
+    merge(other)
+    results = write_results(other)
+    assert results.selections.interval("four", "rr_all", 4).value == 1
+    assert results.selections.interval("four", "majority", 2).value == 0, "a tie goes to the form that sorts first"
+    text = other.read_text("report.html")
+    assert "Selection rules on the same samples" in text
+    assert Page(text).tags.count("svg") == 4
+    assert sum(json.loads(line)["kind"] == "selection" for line in other.read_text("metrics.jsonl").splitlines()) == 2 * 3 * 9
 
 
 def test_report_can_be_drawn_again_and_is_the_same(folder: RunFolder) -> None:

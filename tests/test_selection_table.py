@@ -7,7 +7,7 @@ import pytest
 
 from cleave.intervals import Interval
 from cleave.selection import select
-from cleave.selection_table import ALL, ORACLES, RULES, Moments, SelectionTable, sizes
+from cleave.selection_table import ALL, ORACLES, RULES, Moments, SelectionTable, powers
 from cleave.traces import ScoredTrace
 from cleave.types import Problem, Solution, Trace, Verdict
 
@@ -65,10 +65,10 @@ def test_groups_use_every_sample_once() -> None:
 
 def test_no_rule_is_above_the_oracles_and_more_samples_never_lower_them() -> None:
     table = filled(drawn(80, 8))
-    for n in sizes(8):
+    for n in powers(8):
         ceiling = table.interval("v", "pass@n", n).value
         assert all(table.interval("v", rule, n).value <= ceiling for rule in RULES)
-    found = [table.interval("v", "pass@n", n).value for n in sizes(8)]
+    found = [table.interval("v", "pass@n", n).value for n in powers(8)]
     assert found == sorted(found)
 
 
@@ -110,6 +110,6 @@ def test_the_interval_is_the_normal_one() -> None:
 
 
 def test_sizes_are_powers_of_two_and_all() -> None:
-    assert sizes(1) == [1]
-    assert sizes(6) == [1, 2, 4, 6]
-    assert sizes(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert powers(1) == [1]
+    assert powers(6) == [1, 2, 4, 6]
+    assert powers(64) == [1, 2, 4, 8, 16, 32, 64]

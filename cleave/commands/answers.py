@@ -10,6 +10,7 @@ import typer
 from cleave.commands.arguments import AsJson, ConfigPath, DryRun, Overrides, Record
 
 MODEL_HELP = "Model that decomposes: hf:PATH, openai:MODEL@URL, recorded:FILE or reference:NAME."
+SELECTION_HELP = "How the answer is chosen among samples, as reasoning.selection; all: show every rule (needs reasoning.n above 1)."
 
 
 def ask(
@@ -46,13 +47,21 @@ def ask(
 
 
 def evaluate(
-    config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False, record: Record = None
+    config: ConfigPath,
+    overrides: Overrides = None,
+    selection: Annotated[str | None, typer.Option("--selection", metavar="RULE", help=SELECTION_HELP)] = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    record: Record = None,
 ) -> int:
     """Measure the three roles on a task split; a stopped run resumes."""
     from cleave.config.base import load
     from cleave.config.evaluate import EvaluateConfig
 
-    resolved = load(EvaluateConfig, config, overrides or [])
+    chosen = [] if selection in (None, "all") else [f"reasoning.selection={selection}"]
+    resolved = load(EvaluateConfig, config, [*(overrides or []), *chosen])
+    if selection == "all":
+        resolved.require_samples()
     from pipelines.evaluate import main
 
     return main(resolved, dry_run=dry_run, as_json=as_json, record=record)

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from cleave.config.base import Config, validate_part
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.workload import WorkloadConfig
+from cleave.errors import ConfigError
 
 
 class BootstrapConfig(Config):
@@ -47,6 +48,13 @@ class EvaluateConfig(WorkloadConfig):
     def _variants_resolve(self) -> Self:
         self.strategies()
         return self
+
+    def require_samples(self) -> None:
+        """Raise ConfigError where no variant samples several solutions, so that there is nothing to choose among."""
+        if all(strategy.n == 1 for strategy in self.strategies().values()):
+            raise ConfigError(
+                "selection rules choose among samples, and every variant draws one; set reasoning.n=8 reasoning.temperature=0.7."
+            )
 
     def strategies(self) -> dict[str, ReasoningConfig]:
         """The resolved reasoning config of each variant, in order."""
