@@ -11,12 +11,12 @@ Left out: training (pipelines/distill.py), what follows from verdicts (cleave/se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from cleave.calibration import Calibration
 from cleave.errors import GenerationError, ParseError
-from cleave.lm.protocol import LanguageModel
+from cleave.lm.protocol import Capability, LanguageModel
 from cleave.lm.thinking import strip_thinking
 from cleave.prompts import PromptSet
 from cleave.roles import VerifyReply, VerifyRequest
@@ -51,11 +51,26 @@ class Judge:
             for request in requests
             for i, solution in enumerate(request.solutions)
         ]
-        judged = iter(await self._score(asked) if "score" in self.model.capabilities else await self._ask(asked))
+        by = next((way for capability, way in self._ways.items() if capability in self.model.capabilities), self._ask)
+        judged = iter(await by(asked))
         return [_reply([next(judged) for _ in request.solutions]) for request in requests]
 
     async def aclose(self) -> None:
         await self.model.aclose()
+
+    @property
+    def _ways(self) -> dict[Capability, Callable[[Sequence[Prompt]], Awaitable[list[tuple[Judged, Usage]]]]]:
+        return {"values": self._value, "score": self._score}
+
+    async def _value(self, prompts: Sequence[Prompt]) -> list[tuple[Judged, Usage]]:
+        """By the one number of a classifier."""
+        readable = [self.model.reads(prompt, "") for prompt in prompts]
+        asked = [prompt for prompt, reads in zip(prompts, readable, strict=True) if reads]
+        valued = iter(await self.model.score(asked, [""] * len(asked)))
+        return [self._valued(next(valued)) if reads else (_TOO_LONG, Usage()) for reads in readable]
+
+    def _valued(self, completion: Completion) -> tuple[Judged, Usage]:
+        return self._verdict(completion.logprobs[0]), completion.usage
 
     async def _score(self, prompts: Sequence[Prompt]) -> list[tuple[Judged, Usage]]:
         """By the probabilities of the two words."""

@@ -16,7 +16,7 @@ from cleave.calibration import Calibration, auc, brier, ece
 from cleave.config.distill import DistillConfig
 from cleave.console import say
 from cleave.errors import DataError
-from cleave.lm.huggingface import HuggingFaceModel
+from cleave.lm.build import host
 from cleave.prompts import load_prompts
 from cleave.roles import VerifyRequest
 from cleave.tasks.registry import get_task
@@ -58,7 +58,7 @@ def held_out_problems(config: DistillConfig) -> list[JudgedProblem]:
 
 async def _judge(config: DistillConfig, best: Path, problems: list[JudgedProblem]) -> tuple[list[float], list[bool]]:
     """Raw scores, and whether the solution is right; solutions that cannot be judged are left out."""
-    model = HuggingFaceModel(trained_checkpoint(config, best), name=config.name)
+    model = host(trained_checkpoint(config, best), config.name)
     judge = Judge(model, load_prompts(config.prompts), Calibration())
     raw: list[float] = []
     right: list[bool] = []

@@ -42,7 +42,7 @@ def write(config: DistillConfig, best: Path, target: Path, result: Mapping[str, 
 
     if config.lora is not None:
         assert config.init.model is not None
-        model, tokenizer = load_weights(config.init.model, adapter=str(best))
+        model, tokenizer = load_weights(config.init.model, adapter=str(best), new_head=config.has_scalar_head)
     else:
         model, tokenizer = load_weights(ModelConfig(model_name_or_path=str(best)))
     model.config.use_cache = True

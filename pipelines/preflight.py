@@ -54,11 +54,11 @@ def skeleton(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     import torch
 
     if config.init.model is not None:
-        return load_skeleton(local_name(config.init.model), revision=config.init.model.revision)
+        return load_skeleton(local_name(config.init.model), revision=config.init.model.revision, new_head=config.has_scalar_head)
     assert config.init.fresh is not None
     tokenizer = load_tokenizer(config.init.tokenizer)
     with torch.device("meta"):
-        return fresh_model(config.init.fresh, tokenizer), tokenizer
+        return fresh_model(config.init.fresh, tokenizer, new_head=config.has_scalar_head), tokenizer
 
 
 def check_vocabulary(config: DistillConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

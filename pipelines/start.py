@@ -23,22 +23,28 @@ def load_start(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 
     torch.manual_seed(config.seed)
     if config.init.model is not None:
-        model, tokenizer = load_weights(config.init.model)
+        model, tokenizer = load_weights(config.init.model, new_head=config.has_scalar_head)
     else:
         assert config.init.fresh is not None
         tokenizer = load_tokenizer(config.init.tokenizer)
-        model = fresh_model(config.init.fresh, tokenizer)
+        model = fresh_model(config.init.fresh, tokenizer, new_head=config.has_scalar_head)
+    if config.has_scalar_head:
+        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     model.set_attn_implementation(config.train.attn_implementation)
     check_length(model, config.train.max_length)
     return model, tokenizer
 
 
-def load_weights(config: ModelConfig, adapter: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A checkpoint's model in float32, with `adapter` (a PEFT folder) merged in, and its tokenizer."""
+def load_weights(
+    config: ModelConfig, adapter: str | None = None, *, new_head: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint's model in float32, with `adapter` (a PEFT folder) merged in, and its tokenizer. `new_head`: as a classifier."""
     from cleave.lm.checkpoint import load_checkpoint
 
     name = local_name(config)
-    loaded = load_checkpoint(name, revision=config.revision, dtype="float32", device_map="cpu", adapter=adapter or config.adapter)
+    loaded = load_checkpoint(
+        name, revision=config.revision, dtype="float32", device_map="cpu", adapter=adapter or config.adapter, new_head=new_head
+    )
     return loaded.model, loaded.tokenizer
 
 
@@ -49,8 +55,8 @@ def trained_checkpoint(config: DistillConfig, best: Path) -> Checkpoint:
     if config.lora is None:
         return load_checkpoint(str(best), dtype="float32")
     assert config.init.model is not None
-    start = config.init.model
-    return load_checkpoint(local_name(start), revision=start.revision, dtype="float32", adapter=str(best))
+    start, new_head = config.init.model, config.has_scalar_head
+    return load_checkpoint(local_name(start), revision=start.revision, dtype="float32", adapter=str(best), new_head=new_head)
 
 
 def local_name(config: ModelConfig) -> str:
@@ -85,16 +91,19 @@ def shipped_pieces() -> tuple[str, ...]:
     return tuple(pieces(get_profile("default-v1")))
 
 
-def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A new model with random weights from torch's global generator."""
-    from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = False) -> PreTrainedModel:
+    """A new model with random weights from torch's global generator; `new_head`: a classifier with one output."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, MistralConfig, Qwen3Config
 
     options: dict[str, Any] = shape.model_dump(exclude={"architecture", "rope_theta"})
     options |= {"vocab_size": len(tokenizer), "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta}}
     options |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    if shape.architecture == "mistral":
-        return MistralForCausalLM(MistralConfig(sliding_window=None, **options))
-    return Qwen3ForCausalLM(Qwen3Config(**options))
+    made = MistralConfig(sliding_window=None, **options) if shape.architecture == "mistral" else Qwen3Config(**options)
+    if new_head:
+        made.num_labels = 1
+    kind = AutoModelForSequenceClassification if new_head else AutoModelForCausalLM
+    model: PreTrainedModel = kind.from_config(made)
+    return model
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
@@ -104,7 +113,11 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
 
     modules = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     options = PeftLora(
-        r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules, task_type="CAUSAL_LM"
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=modules,
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
     )
     try:
         adapted: PreTrainedModel = get_peft_model(model, options)

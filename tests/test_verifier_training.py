@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
+from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from actors.judge import Judge
 from actors.verifier import build_verifier
@@ -19,17 +19,19 @@ from cleave.collection import Collection
 from cleave.config.base import validate
 from cleave.config.distill import DistillConfig
 from cleave.config.judge import JudgeConfig
+from cleave.config.model import ModelConfig
 from cleave.config.roles import VerifierConfig
 from cleave.config.screening import CollectionConfig
 from cleave.errors import ConfigError, DataError
 from cleave.examples import Example, read_shard, write_shard
+from cleave.lm.build import build
 from cleave.packing import pack, pad
 from cleave.prompts import load_prompts
 from cleave.roles import VerifyRequest
 from cleave.runs import RunFolder
 from cleave.tasks.registry import get_task
 from cleave.traces import ScoredTrace
-from cleave.types import Problem, Solution, Trace
+from cleave.types import Problem, Prompt, Sampling, Solution, Trace
 from cleave.verdict_examples import JudgedSolution, VerdictEncoder, VerdictTokens
 from cleave.verdict_loss import VerdictLoss, from_scalar
 from pipelines.distill import check, main
@@ -145,6 +147,23 @@ def test_a_scalar_head_is_read_where_a_word_would_be(encoder: VerdictEncoder, pa
     torch.testing.assert_close(total, torch.stack(expected).sum(), atol=1e-4, rtol=1e-4)
 
 
+def test_a_classifier_reads_what_texts_share_once_and_cannot_write(tiny_model_dir: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = Qwen3ForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1, pad_token_id=0).eval()
+    plain.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    model = build(ModelConfig.model_validate(f"hf:{tmp_path}"))
+    texts = ["What is 3 + 4? It is 7", "What is 3 + 4? It is 8, or", "Who?", "What is 3 + 4? It is 7"]
+    found = asyncio.run(model.score([Prompt(text=text) for text in texts], [""] * 4))
+    for text, completion in zip(texts, found, strict=True):
+        expected = plain(**AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt")).logits[0, 0].detach()
+        assert completion.logprobs == (pytest.approx(float(expected), abs=1e-4),)
+    assert sum(completion.usage.prompt_tokens for completion in found) < len("".join(texts[:3]))
+    with pytest.raises(ConfigError, match="is a classifier and cannot write"):
+        asyncio.run(model.generate([Prompt(text="x")], Sampling()))
+    asyncio.run(model.aclose())
+
+
 def test_units_are_distinct_and_half_of_single_ones_are_right() -> None:
     pairs = judged_problem(1, right=3, wrong=4).units(JudgeConfig(per_problem=10), random.Random(0))
     assert len(pairs) == len({(a.solution.text, b.solution.text) for _, (a, b) in pairs}) == 10
@@ -214,22 +233,22 @@ def test_distinct_answered_samples_are_what_is_learned(collection: Path) -> None
     assert 20 < len(held) < 60
 
 
-@pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
-def test_a_run_leaves_a_calibrated_judge(collection: Path, loss: str) -> None:
-    config = make_config(collection, judge={"loss": loss})
+@pytest.mark.parametrize("judge", [{"loss": "margin"}, {"loss": "cross_entropy"}, {"loss": "margin", "head": "scalar"}])
+def test_a_run_leaves_a_calibrated_judge(collection: Path, judge: dict[str, str]) -> None:
+    config = make_config(collection, judge=judge)
     assert main(config, quiet=True) == 0
     result = json.loads((collection / "verifier/result.json").read_text())
     assert result["auc"] > 0.95
     assert result["ece"] < 0.15
     folder = collection / "verifier/checkpoint"
     assert Calibration.read(folder).n == result["calibration"]["n"] > 40
-    judge = build_verifier(VerifierConfig.model_validate(f"hf:{folder}"))
-    assert isinstance(judge, Judge)
+    verifier = build_verifier(VerifierConfig.model_validate(f"hf:{folder}"))
+    assert isinstance(verifier, Judge)
     problem = Problem("q", "What is 31 + 1?", answer="32")
-    (reply,) = asyncio.run(judge([VerifyRequest(problem, (Solution(text="31!"), Solution(text="0?")))]))
+    (reply,) = asyncio.run(verifier([VerifyRequest(problem, (Solution(text="31!"), Solution(text="0?")))]))
     right, wrong = (verdict.score for verdict in reply.verdicts if verdict is not None)
     assert right > 0.6 > 0.4 > wrong
-    asyncio.run(judge.aclose())
+    asyncio.run(verifier.aclose())
 
 
 def test_mistakes_are_found_before_anything_starts(collection: Path) -> None:

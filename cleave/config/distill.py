@@ -173,6 +173,11 @@ class DistillConfig(Config):
         return self
 
     @property
+    def has_scalar_head(self) -> bool:
+        """Whether the model ends in one number instead of in text."""
+        return self.role == "verifier" and self.judge.head == "scalar"
+
+    @property
     def min_workers(self) -> int:
         """Workers without which training waits."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -59,20 +61,61 @@ def score_batch(
     The first id of a text has no predecessor and no log-probability: a border of 0 gives one value fewer than there are ids.
     """
     scored = [Scored([], 0, 0)] * len(pairs)
-    for texts in _batches(_texts(pairs), max_batch_size):
+    for text, logits, known in _read_all(model, _texts(pairs), max_batch_size, cancelled):
+        logprobs = logits.log_softmax(-1)
+        for place in text.pairs:
+            targets = torch.tensor(pairs[place][0][text.border :], device=logprobs.device)
+            scored[place] = Scored(logprobs.gather(-1, targets[:, None]).squeeze(-1).tolist(), len(text.ids) - known, known)
+            known = len(text.ids)
+    return scored
+
+
+@torch.inference_mode()
+def value_batch(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], max_batch_size: int, cancelled: Callable[[], bool] = lambda: False
+) -> list[Scored]:
+    """Return the one output of a sequence classifier at the end of each sequence, in place of a log-probability."""
+    valued = [Scored([], 0, 0)] * len(sequences)
+    texts = _texts([([*ids, 0], len(ids)) for ids in sequences])
+    reader = cast(PreTrainedModel, _AsLanguageModel(model))
+    for text, values, known in _read_all(reader, texts, max_batch_size, cancelled):
+        for place in text.pairs:
+            valued[place] = Scored([float(values[-1, 0])], len(text.ids) - known, known)
+            known = len(text.ids)
+    return valued
+
+
+class _AsLanguageModel:
+    """A sequence classifier that gives its output at every place that is asked for, as a language model gives logits; its own pooling knows
+    neither caches nor left padding."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.config, self.device = model.config, model.device
+        self._decoder: Any = model.base_model
+        self._head: Any = model.score
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, logits_to_keep: int = 0
+    ) -> None:
+        """Only its signature is read."""
+
+    def __call__(self, logits_to_keep: int = 0, **options: Any) -> SimpleNamespace:
+        hidden = self._decoder(**options).last_hidden_state[:, -logits_to_keep:]
+        return SimpleNamespace(logits=self._head(hidden))
+
+
+def _read_all(
+    model: PreTrainedModel, texts: Sequence[_Text], most: int, cancelled: Callable[[], bool]
+) -> Iterator[tuple[_Text, Tensor, int]]:
+    """Each text with its logits (places, V) and how many of its tokens were read for another text."""
+    for batch in _batches(texts, most):
         if cancelled():
             raise SamplingCancelled
         read: set[tuple[int, ...]] = set()
-        for text, logits in zip(texts, _read_shared(model, texts) if texts[0].beginning else _read(model, texts), strict=True):
-            logprobs = logits.log_softmax(-1)
+        for text, logits in zip(batch, _read_shared(model, batch) if batch[0].beginning else _read(model, batch), strict=True):
             beginning = text.ids[: text.beginning]
-            known = text.beginning if beginning in read else 0
+            yield text, logits, text.beginning if beginning in read else 0
             read.add(beginning)
-            for place in text.pairs:
-                targets = torch.tensor(pairs[place][0][text.border :], device=logprobs.device)
-                scored[place] = Scored(logprobs.gather(-1, targets[:, None]).squeeze(-1).tolist(), len(text.ids) - known, known)
-                known = len(text.ids)
-    return scored
 
 
 def _texts(pairs: Sequence[tuple[Sequence[int], int]]) -> list[_Text]:

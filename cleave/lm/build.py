@@ -1,9 +1,15 @@
 """A ModelConfig into a LanguageModel. Each backend is imported only when it is asked for: endpoints and recordings need no torch."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cleave.config.model import ModelConfig
 from cleave.lm.protocol import LanguageModel
+
+if TYPE_CHECKING:
+    from cleave.lm.checkpoint import Checkpoint
 
 
 def build(config: ModelConfig, record: str | Path | None = None) -> LanguageModel:
@@ -29,9 +35,20 @@ def _reference(config: ModelConfig) -> LanguageModel:
     return _local(config, str(resolve(config.model_name_or_path)), None)
 
 
+def host(checkpoint: Checkpoint, name: str, **options: Any) -> LanguageModel:
+    """A loaded checkpoint as what it is, a language model or a classifier; `options` as HuggingFaceModel takes them."""
+    from cleave.lm.checkpoint import is_classifier
+    from cleave.lm.huggingface import HuggingFaceModel
+
+    if not is_classifier(checkpoint.model.config):
+        return HuggingFaceModel(checkpoint, name=name, **options)
+    from cleave.lm.classifier import SequenceClassifier
+
+    return SequenceClassifier(checkpoint, name=name, **options)
+
+
 def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageModel:
     from cleave.lm.checkpoint import load_checkpoint
-    from cleave.lm.huggingface import HuggingFaceModel
 
     checkpoint = load_checkpoint(
         path,
@@ -41,9 +58,9 @@ def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageMode
         adapter=config.adapter,
         max_model_len=config.max_model_len,
     )
-    return HuggingFaceModel(
+    return host(
         checkpoint,
-        name=config.short,
+        config.short,
         max_batch_size=config.max_batch_size,
         prompt_price=config.price.prompt,
         completion_price=config.price.completion,

@@ -10,13 +10,23 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from cleave.errors import ConfigError
 from cleave.lm.revision import folder_revision
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+NEW_HEAD = {"score.weight"}
+"""What a language model lacks to be a classifier."""
 _LONG_LOAD_BYTES = 2**30
 """Checkpoints below this load in a moment and need no progress bar."""
 _DISPATCHED = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -44,8 +54,11 @@ def load_checkpoint(
     device_map: str | None = None,
     adapter: str | None = None,
     max_model_len: int | None = None,
+    new_head: bool = False,
 ) -> Checkpoint:
-    """Load a folder or Hub id. Raises ConfigError, with the remedy, for anything that is not a safetensors checkpoint."""
+    """Load a folder or Hub id as what it was saved as, a language model or a sequence classifier; `new_head` makes a language model a
+    classifier with one output that is still random. Raises ConfigError, with the remedy, for anything that is not a safetensors checkpoint.
+    """
     _refuse_bad_folder(name)
     if _loads_in_a_moment(name):
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -56,7 +69,7 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _model_class(config, new_head).from_pretrained(
             name,
             config=config,
             trust_remote_code=False,
@@ -71,7 +84,7 @@ def load_checkpoint(
             model.to(device)  # type: ignore[arg-type]  # wrapped by transformers without its signature
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError, SafetensorError) as error:
         raise ConfigError(_reason(name, revision, error)) from error
-    if missing := sorted(loaded[1]["missing_keys"]):
+    if missing := sorted(set(loaded[1]["missing_keys"]) - (NEW_HEAD if new_head else set())):
         raise ConfigError(f"{name} lacks {len(missing)} of the model's tensors, such as {missing[0]}; save the whole model again.")
     if adapter is not None:
         model = _with_adapter(model, adapter)
@@ -80,7 +93,23 @@ def load_checkpoint(
     return Checkpoint(model, tokenizer, _eos_ids(model, tokenizer), _max_len(name, model, max_model_len), _revision(name, commit, adapter))
 
 
-def load_skeleton(name: str, *, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint says that it is a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def _model_class(config: PretrainedConfig, new_head: bool) -> Any:
+    """The Auto class that loads a checkpoint; adjusts the config of what is to become a classifier."""
+    if new_head and not is_classifier(config):
+        config.num_labels = 1
+    if not (new_head or is_classifier(config)):
+        return AutoModelForCausalLM
+    if config.num_labels != 1:
+        raise ValueError(f"it is a classifier with {config.num_labels} outputs, and a verifier has one")
+    return AutoModelForSequenceClassification
+
+
+def load_skeleton(name: str, *, revision: str | None = None, new_head: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a folder or Hub id without its weights (on the meta device), and its tokenizer: what can be checked in a moment.
 
     Raises ConfigError like load_checkpoint.
@@ -91,7 +120,7 @@ def load_skeleton(name: str, *, revision: str | None = None) -> tuple[PreTrained
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = _model_class(config, new_head).from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, HFValidationError) as error:
         raise ConfigError(_reason(name, revision, error)) from error
     return model, tokenizer

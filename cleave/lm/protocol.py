@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 from cleave.errors import ConfigError
 from cleave.types import Completion, ModelInfo, Prompt, Sampling
 
-Capability = Literal["text", "chat", "seed", "logprobs", "top_logprobs", "score", "stream", "hidden_states", "drafts"]
+Capability = Literal["text", "chat", "seed", "logprobs", "top_logprobs", "score", "values", "stream", "hidden_states", "drafts"]
 
 
 @runtime_checkable
@@ -29,7 +29,11 @@ class LanguageModel(Protocol):
         ...
 
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
-        """Return, per pair, the continuation as a Completion whose `logprobs` are those of its tokens after the prompt."""
+        """Return, per pair, the continuation as a Completion whose `logprobs` are those of its tokens after the prompt.
+
+        A model that gives one number instead of text has `values` in place of `score`: asked with empty continuations, that number is
+        the one entry of `logprobs`.
+        """
         ...
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:

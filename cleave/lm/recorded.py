@@ -86,7 +86,7 @@ class RecordedModel:
         """Raises ConfigError if there is nothing at `path`, DataError for a broken file."""
         self.path = Path(path).expanduser()
         self.info = ModelInfo(f"recorded:{path}")
-        self.capabilities: frozenset[Capability] = REPLAYABLE
+        self.capabilities: frozenset[Capability] = REPLAYABLE - {"values"}
         self._replies: dict[str, list[Completion]] = {}
         for line in _read_lines(self.path):
             if line["kind"] == "model":
