@@ -17,7 +17,7 @@ from cleave.lm.checkpoint import load_skeleton
 from cleave.lm.tokens import prompt_text
 from cleave.prompts import load_prompts
 from cleave.types import Problem
-from pipelines.start import add_lora, check_length, fresh_model, load_tokenizer, local_name
+from pipelines.start import add_layers, add_lora, check_length, fresh_model, load_tokenizer, local_name
 from pipelines.teachers import check_teachers
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def skeleton(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     import torch
 
     if config.init.model is not None:
-        return load_skeleton(local_name(config.init.model), revision=config.init.model.revision, new_head=config.has_scalar_head)
+        model, tokenizer = load_skeleton(
+            local_name(config.init.model), revision=config.init.model.revision, new_head=config.has_scalar_head
+        )
+        add_layers(model, config.init.add_layers)
+        return model, tokenizer
     assert config.init.fresh is not None
     tokenizer = load_tokenizer(config.init.tokenizer)
     with torch.device("meta"):

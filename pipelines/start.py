@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ def load_start(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
     torch.manual_seed(config.seed)
     if config.init.model is not None:
         model, tokenizer = load_weights(config.init.model, new_head=config.has_scalar_head)
+        add_layers(model, config.init.add_layers)
     else:
         assert config.init.fresh is not None
         tokenizer = load_tokenizer(config.init.tokenizer)
@@ -104,6 +106,41 @@ def fresh_model(shape: FreshConfig, tokenizer: PreTrainedTokenizerBase, *, new_h
     kind = AutoModelForSequenceClassification if new_head else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_config(made)
     return model
+
+
+def add_layers(model: PreTrainedModel, count: int) -> None:
+    """Make a decoder `count` layers deeper in place: copies of its own, spread evenly, whose outputs are zero at first, so that the model
+    computes what it did (arXiv 2401.02415). Raises ConfigError where its layers are not all alike."""
+    import torch
+
+    if not count:
+        return
+    text, decoder = model.config.get_text_config(), model.get_decoder()
+    old = list(decoder.layers)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    outputs = [
+        (getattr(getattr(layer, "self_attn", None), "o_proj", None), getattr(getattr(layer, "mlp", None), "down_proj", None))
+        for layer in old
+    ]
+    if len(kinds) > 1 or any(part is None for pair in outputs for part in pair):
+        raise ConfigError(
+            "init.add_layers needs a decoder of equal layers with self_attn.o_proj and mlp.down_proj, as Llama has; remove it."
+        )
+    layers: list[Any] = []
+    for i, layer in enumerate(old):
+        layers.append(layer)
+        for _ in range((i + 1) * count // len(old) - i * count // len(old)):
+            added = copy.deepcopy(layer)
+            for part in (added.self_attn.o_proj, added.mlp.down_proj):
+                for parameter in part.parameters():
+                    torch.nn.init.zeros_(parameter)
+            layers.append(added)
+    for i, layer in enumerate(layers):
+        layer.self_attn.layer_idx = i
+    decoder.layers = torch.nn.ModuleList(layers)
+    text.num_hidden_layers = len(layers)
+    if getattr(text, "layer_types", None):
+        text.layer_types = [next(iter(kinds))] * len(layers)
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:

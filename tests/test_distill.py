@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from cleave.config.base import load, validate
 from cleave.config.distill import DistillConfig
@@ -28,6 +29,7 @@ from cleave.tasks.reference import reference_task
 from cleave.types import Problem
 from pipelines.distill import main
 from pipelines.sources import CHUNK, ExampleSource, held_out, supply_of
+from pipelines.start import add_layers
 
 SHAPE = {
     "hidden_size": 16,
@@ -57,6 +59,22 @@ def make_config(folder: Path, **changes: Any) -> DistillConfig:
         "storage_path": str(folder),
     }
     return validate(DistillConfig, data | changes, "the test")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_added_layers_change_nothing_until_they_are_trained(tiny_model_dir: Path, count: int) -> None:
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    deeper = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    add_layers(deeper, count)
+    ids = torch.randint(3, 200, (2, 12))
+    torch.testing.assert_close(deeper(ids).logits, plain(ids).logits)
+    assert deeper.config.num_hidden_layers == len(deeper.model.layers) == len(deeper.config.layer_types) == 2 + count
+    assert deeper.generate(ids[:1], max_new_tokens=8).tolist() == plain.generate(ids[:1], max_new_tokens=8).tolist(), (
+        "each has its own cache"
+    )
+    deeper(ids).logits.sum().backward()
+    assert all(layer.mlp.down_proj.weight.grad.abs().sum() > 0 for layer in deeper.model.layers)
 
 
 def texts(tokenizer: Any, example: Example) -> tuple[str, str]:

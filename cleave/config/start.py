@@ -44,6 +44,8 @@ class InitConfig(Config):
 
     model: ModelConfig | None = None
     """Checkpoint to start from: hf:PATH_OR_HUB_ID or reference:NAME."""
+    add_layers: int = Field(0, ge=0)
+    """Decoder layers added to a checkpoint, spread evenly; they change nothing until they are trained (arXiv 2401.02415)."""
     fresh: FreshConfig | None = None
     """Shape of a new model."""
     tokenizer: str | None = None
@@ -55,6 +57,8 @@ class InitConfig(Config):
             raise ValueError("start from exactly one of model (a checkpoint) and fresh (a new model)")
         if self.model is not None and self.model.backend not in ("hf", "reference"):
             raise ValueError(f"only local weights can be trained, not {self.model.short}; write hf:PATH or reference:NAME")
+        if self.model is None and self.add_layers:
+            raise ValueError("add_layers makes an existing checkpoint deeper; set init.model, or num_hidden_layers of the new model")
         if self.model is not None and self.tokenizer is not None:
             raise ValueError("a checkpoint brings its own tokenizer; remove init.tokenizer")
         return self
