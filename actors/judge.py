@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from cleave.calibration import Calibration
+from cleave.calibration import VerifierCalibration, VoteCalibration
 from cleave.errors import GenerationError, ParseError
 from cleave.lm.protocol import Capability, LanguageModel
 from cleave.lm.thinking import strip_thinking
@@ -25,6 +25,7 @@ from cleave.types import Completion, Failure, ModelInfo, Prompt, Sampling, Usage
 SURE = 8.0
 """Raw score of a reply whose model tells no probability: about 0.9997."""
 
+UNCALIBRATED = VerifierCalibration()
 Judged = Verdict | Failure
 _TOO_LONG = Failure("GenerationError", "a solution is longer than the verifier's context; raise its max_model_len.", "verifier")
 
@@ -32,7 +33,9 @@ _TOO_LONG = Failure("GenerationError", "a solution is longer than the verifier's
 class Judge:
     """A model with prompts that ask for verdicts. Safe to call from many coroutines of one event loop."""
 
-    def __init__(self, model: LanguageModel, prompts: PromptSet, calibration: Calibration, max_tokens: int = 256) -> None:
+    def __init__(
+        self, model: LanguageModel, prompts: PromptSet, calibration: VerifierCalibration = UNCALIBRATED, max_tokens: int = 256
+    ) -> None:
         """`max_tokens` bounds a reply where the model is asked for one. Raises ConfigError for prompts without verdicts."""
         prompts.require_verdicts()
         self.model = model
@@ -53,7 +56,7 @@ class Judge:
         ]
         by = next((way for capability, way in self._ways.items() if capability in self.model.capabilities), self._ask)
         judged = iter(await by(asked))
-        return [_reply([next(judged) for _ in request.solutions]) for request in requests]
+        return [_reply([next(judged) for _ in request.solutions], self.calibration.votes) for request in requests]
 
     async def aclose(self) -> None:
         await self.model.aclose()
@@ -99,7 +102,7 @@ class Judge:
     def _verdict(self, raw: float) -> Judged:
         if math.isnan(raw):
             return _failure(GenerationError("the verifier's score of a solution is not a number; check the model's weights and dtype."))
-        return Verdict(self.calibration(raw), raw)
+        return Verdict(self.calibration.solution(raw), raw)
 
 
 def _odds(right: Completion, wrong: Completion) -> float:
@@ -120,9 +123,9 @@ def _failure(error: ParseError | GenerationError) -> Failure:
     return Failure(type(error).__name__, str(error), "verifier")
 
 
-def _reply(judged: Sequence[tuple[Judged, Usage]]) -> VerifyReply:
+def _reply(judged: Sequence[tuple[Judged, Usage]], votes: VoteCalibration | None) -> VerifyReply:
     verdicts = tuple(
         Verdict(each.score, each.raw, each.step_scores, usage) if isinstance(each, Verdict) else None for each, usage in judged
     )
     failures = tuple(each for each, _ in judged if isinstance(each, Failure))
-    return VerifyReply(verdicts, sum((usage for _, usage in judged), Usage()), failures)
+    return VerifyReply(verdicts, sum((usage for _, usage in judged), Usage()), failures, votes)

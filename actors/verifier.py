@@ -9,7 +9,7 @@ from __future__ import annotations
 from actors.judge import Judge
 from actors.likelihood import LikelihoodVerifier
 from actors.role import checkpoint_folder, checkpoint_note, open_model, prompts_name
-from cleave.calibration import Calibration
+from cleave.calibration import VerifierCalibration
 from cleave.config.roles import RoleConfig, VerifierConfig
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel
@@ -32,7 +32,8 @@ def build_verifier(config: VerifierConfig, model: LanguageModel | None = None) -
         )
     opened, prompts = open_model(config, model, "the verifier", DEFAULT_PROMPTS)
     folder = checkpoint_folder(config.model)
-    return Judge(opened, prompts, Calibration() if folder is None else Calibration.read(folder), config.max_tokens)
+    calibration = VerifierCalibration() if folder is None else VerifierCalibration.read(folder)
+    return Judge(opened, prompts, calibration, config.max_tokens)
 
 
 def build_likelihood(solver: RoleConfig, model: LanguageModel | None = None) -> LikelihoodVerifier:

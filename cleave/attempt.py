@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cleave.budget import Meter
+from cleave.calibration import VoteCalibration
 from cleave.config.reasoning import ReasoningConfig
 from cleave.errors import BudgetExceeded, CleaveError, ParseError
 from cleave.events import Event, Failed, OnEvent, PlanMade, SolutionFound, VerdictsGiven
@@ -52,6 +53,7 @@ class Attempt:
     plan_of: dict[int, Plan] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     verdicts: tuple[Verdict | None, ...] = ()
+    votes: VoteCalibration | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     models: dict[str, ModelInfo] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -172,7 +174,7 @@ class Attempt:
         if len(reply.verdicts) not in (0, len(self.solutions)):
             message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
             raise RoleFailed(Failure("ParseError", message, "verifier"))
-        self.verdicts = reply.verdicts
+        self.verdicts, self.votes = reply.verdicts, reply.votes
         for failure in reply.failures:
             self.emit(Failed(failure))
         if self.verdicts:

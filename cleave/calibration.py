@@ -8,6 +8,9 @@ and `risk_coverage` measure any probabilities; `threshold_for` finds from where 
     calibration(2.3)                       # → 0.91
     ece([calibration(s) for s in others], others_right)
 
+Of several samples the support of an answer is the sum of its solutions' probabilities over the number of samples; VoteCalibration makes
+that a probability too, since it depends on how many samples there are and on how much they repeat each other.
+
 Left out: whose scores (actors/judge.py), and what is done below a threshold (reasoning.py).
 """
 
@@ -15,8 +18,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 FILE = "calibration.json"
 """In a verifier's checkpoint folder."""
 _STEPS = 200
+_CERTAIN = 1e-4
 _RIDGE = 1e-3
 """Keeps a fit finite where scores separate right from wrong without error."""
 
@@ -65,21 +69,55 @@ class Calibration:
         return cls(scale / float(slope), float(offset), len(labels))
 
     @classmethod
-    def read(cls, folder: Path) -> Calibration:
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        """What `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        temperature = math.inf if data["temperature"] is None else float(data["temperature"])
+        return cls(temperature, float(data["bias"]), int(data["n"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; an infinite temperature is null."""
+        return {"temperature": self.temperature if math.isfinite(self.temperature) else None, "bias": self.bias, "n": self.n}
+
+
+@dataclass(frozen=True)
+class VoteCalibration:
+    """The probability that an answer is right, given its support in [0, 1] among some number of samples."""
+
+    by_samples: Mapping[int, Calibration]
+
+    def __call__(self, support: float, samples: int) -> float:
+        """Through the calibration of the nearest number of samples on a log scale, of equally near ones the smaller."""
+        nearest = min(sorted(self.by_samples), key=lambda n: abs(math.log(n / samples)))
+        return self.by_samples[nearest](log_odds(support))
+
+
+@dataclass(frozen=True)
+class VerifierCalibration:
+    """What a verifier's checkpoint holds: how its raw scores become probabilities, and how those of several samples do (None: unknown)."""
+
+    solution: Calibration = Calibration()
+    votes: VoteCalibration | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> VerifierCalibration:
         """What lies in a checkpoint folder; scores as they are where nothing does. Raises ConfigError for a file that cannot be read."""
         try:
-            data: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            temperature = math.inf if data["temperature"] is None else float(data["temperature"])
-            return cls(temperature, float(data["bias"]), int(data["n"]))
+            data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            votes = {int(n): Calibration.from_dict(each) for n, each in data["votes"].items()}
+            return cls(Calibration.from_dict(data["solution"]), VoteCalibration(votes) if votes else None)
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"cannot read {folder / FILE}: {error!r}; train the verifier again, or remove the file.") from error
 
     def write(self, folder: Path) -> None:
         """Into a checkpoint folder."""
-        data = asdict(self) | {"temperature": self.temperature if math.isfinite(self.temperature) else None}
-        (folder / FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        (folder / FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        votes = {} if self.votes is None else {str(n): each.to_dict() for n, each in self.votes.by_samples.items()}
+        return {"solution": self.solution.to_dict(), "votes": votes}
 
 
 @dataclass(frozen=True)
@@ -173,6 +211,11 @@ def _newton(features: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) 
             break
         weights, now = weights - step, then
     return weights
+
+
+def log_odds(probability: float) -> float:
+    """Of a probability that is kept away from 0 and 1."""
+    return _logit(min(max(probability, _CERTAIN), 1 - _CERTAIN))
 
 
 def _sigmoid(x: float) -> float:

@@ -77,6 +77,14 @@ class BudgetExceeded(CleaveError):
     code = "budget_exceeded"
 
 
+class Abstained(CleaveError):
+    """An answer was found, but it is less likely to be right than the caller demands (`abstain_below`), so it is not given."""
+
+    exit_code = 3
+    http_status = 200
+    code = "abstained"
+
+
 class RoleUnavailable(CleaveError):
     """The actor or deployment that hosts a role cannot be reached or cannot be placed."""
 

@@ -3,6 +3,7 @@
 Everything is a counter: memory does not grow with the number of problems. What counts as what:
   right, wrong   the problem has a gold answer and the trace an answer
   failed         a typed error and no answer; counts as not solved, and is listed under `failures`
+  abstained      an answer was withheld for being too unsure; counts as not solved, and the precision is over the others
   unjudged       the verifier failed and no answer could be chosen; listed, and left out of every accuracy
   unlabelled     there is no gold answer; left out of every accuracy
 Left out: how a single answer is scored (tasks/scoring.py) and how the figures are shown (report.py, pipelines/evaluate.py).
@@ -26,12 +27,13 @@ OVERALL = "all"
 
 @dataclass
 class Tally:
-    """Counts of one group of problems; `n` = right + wrong + failed is what an accuracy is over."""
+    """Counts of one group of problems; `n` = right + wrong + failed + abstained is what an accuracy is over."""
 
     n: int = 0
     right: int = 0
     lenient: int = 0
     failed: int = 0
+    abstained: int = 0
     unjudged: int = 0
     unlabelled: int = 0
 
@@ -45,7 +47,17 @@ class Tally:
             self.n += 1
             self.right += outcome == "right"
             self.failed += outcome == "failed"
+            self.abstained += outcome == "abstained"
             self.lenient += bool(row.lenient)
+
+    @property
+    def answered(self) -> int:
+        """Problems with an answer, right or wrong."""
+        return self.n - self.failed - self.abstained
+
+    def precision(self, confidence: float = 0.95) -> Interval:
+        """Share of the answers that are right, with Wilson's interval."""
+        return wilson(self.right, self.answered, confidence)
 
     def accuracy(self, confidence: float = 0.95) -> Interval:
         """Share solved by the strict rule, with Wilson's interval."""
@@ -184,6 +196,7 @@ class Evaluation:
             "high": interval.high,
             "lenient": _number(tally.lenient / tally.n if tally.n else math.nan),
             "failed": tally.failed,
+            "abstained": tally.abstained,
             "unjudged": tally.unjudged,
             "unlabelled": tally.unlabelled,
         }

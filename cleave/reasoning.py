@@ -14,7 +14,8 @@ Every door uses this loop: the command line, batch evaluation, trace collection,
 6. Budgets are checked before and after every call, time at any moment. The number of calls never exceeds its limit, as long as
    roles make one call per request; tokens and money can overshoot by the calls in flight.
 7. Plans are bounded and acyclic whoever sends them (plans.py), and nothing that a model wrote is evaluated.
-8. A verifier's failure changes no answer.
+8. A verifier's failure loses no answer: what it did not score votes as if scored nothing.
+9. An answer that is withheld (`abstain_below`) is an Abstained error without answer; `chosen` and the confidence stay.
 
 Left out: how roles are hosted (actors/, serve/), and which of them need what resources.
 """
@@ -26,6 +27,7 @@ import asyncio
 from cleave.attempt import Attempt, RoleFailed, failure_of
 from cleave.budget import Meter, out_of_time
 from cleave.config.reasoning import BudgetConfig, ReasoningConfig
+from cleave.errors import Abstained
 from cleave.events import Failed, OnEvent, Selected
 from cleave.roles import Roles
 from cleave.selection import Choice, Options, select
@@ -46,9 +48,11 @@ async def reason(
     with attempt.phase("total"):
         failure = await _attempt(attempt, limits)
         options = Options(strategy.rerank_top_k, strategy.majority_top_n)
-        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=strategy.n, options=options)
+        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=strategy.n, options=options, votes=attempt.votes)
     if choice is None and failure is None:
         failure = Failure("ParseError", f"none of the {strategy.n} solutions has a final answer; check the solver's prompts.", "solver")
+    if choice is not None and failure is None:
+        failure = _too_unsure(choice, strategy.abstain_below)
     _report(attempt, choice, failure)
     return _trace(attempt, choice, failure)
 
@@ -74,11 +78,25 @@ async def _attempt(attempt: Attempt, limits: BudgetConfig) -> Failure | None:
         return failure_of(out_of_time(limits))
 
 
+def _too_unsure(choice: Choice, threshold: float | None) -> Failure | None:
+    """Why an answer is not given; None if it is."""
+    if threshold is None or (choice.confidence is not None and choice.confidence >= threshold):
+        return None
+    known = "unknown" if choice.confidence is None else f"{choice.confidence:.2f}"
+    return Failure(
+        Abstained.__name__, f"the confidence of the best answer is {known}, below abstain_below={threshold:g}; lower it to see it."
+    )
+
+
 def _report(attempt: Attempt, choice: Choice | None, failure: Failure | None) -> None:
-    if choice is not None:
+    if choice is not None and not _abstained(failure):
         attempt.emit(Selected(choice.index, choice.answer, choice.confidence))
     if failure is not None:
         attempt.emit(Failed(failure, final=True))
+
+
+def _abstained(failure: Failure | None) -> bool:
+    return failure is not None and failure.type == Abstained.__name__
 
 
 def _trace(attempt: Attempt, choice: Choice | None, failure: Failure | None) -> Trace:
@@ -89,7 +107,7 @@ def _trace(attempt: Attempt, choice: Choice | None, failure: Failure | None) -> 
         plans=attempt.ordered_plans(),
         solutions=attempt.ordered(),
         verdicts=attempt.verdicts,
-        answer=choice.answer if choice else None,
+        answer=choice.answer if choice and not _abstained(failure) else None,
         chosen=choice.index if choice else None,
         confidence=choice.confidence if choice else None,
         usage=dict(attempt.usage),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from cleave.calibration import VoteCalibration
 from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, SolutionStep, Usage, Verdict
 
 Role = Literal["decomposer", "solver", "verifier"]
@@ -88,11 +89,12 @@ class VerifyRequest:
 @dataclass(frozen=True)
 class VerifyReply:
     """One Verdict per solution, in order, None where the verifier failed on it: then `failures` says why. No verdicts at all where the
-    verifier has no opinion."""
+    verifier has no opinion. `votes` says how sure an answer is that several solutions give; None: the verifier does not know."""
 
     verdicts: tuple[Verdict | None, ...]
     usage: Usage = field(default_factory=Usage)
     failures: tuple[Failure, ...] = ()
+    votes: VoteCalibration | None = None
 
 
 Request_contra = TypeVar("Request_contra", contravariant=True)

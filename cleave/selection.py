@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cleave.calibration import VoteCalibration
 from cleave.config.reasoning import SelectionName
 from cleave.tasks.latex import equivalent, is_latex
 from cleave.tasks.scoring import normalise
@@ -85,11 +86,13 @@ def select(
     verdicts: Sequence[Verdict | None] = (),
     asked: int | None = None,
     options: Options = DEFAULT_OPTIONS,
+    votes: VoteCalibration | None = None,
 ) -> Choice | None:
     """Choose among `solutions`; None when none has an answer.
 
     `asked` is the number of solutions that were wanted (None: as many as there are). If it is one, the confidence is the verdict's
-    score. Else it is the share of those asked for that give the chosen answer: a solution that is missing or has no answer lowers it.
+    score. Else it is what `votes` makes of the chosen answer's support, or, without them, the share of the solutions asked for that give
+    it. A solution that is missing or has no answer lowers both.
     """
     found = clusters(candidates(solutions, verdicts))
     if not found:
@@ -97,7 +100,7 @@ def select(
     chosen = choose(name, found, options)
     answer = solutions[chosen.index].answer
     assert answer is not None
-    return Choice(chosen.index, answer, _confidence(chosen, found, asked or len(solutions), verdicts))
+    return Choice(chosen.index, answer, _confidence(chosen, found, asked or len(solutions), verdicts, votes))
 
 
 def candidates(solutions: Sequence[Solution], verdicts: Sequence[Verdict | None] = ()) -> list[Candidate]:
@@ -205,7 +208,15 @@ def _score(verdict: Verdict | None) -> float:
     return 0.0 if verdict is None or math.isnan(verdict.score) else min(max(verdict.score, 0.0), 1.0)
 
 
-def _confidence(chosen: Candidate, ranked: Sequence[Cluster], total: int, verdicts: Sequence[Verdict | None]) -> float | None:
+def support(cluster: Cluster, asked: int) -> float:
+    """The scores of an answer's solutions over the number of solutions asked for."""
+    return cluster.weight / asked
+
+
+def _confidence(
+    chosen: Candidate, ranked: Sequence[Cluster], total: int, verdicts: Sequence[Verdict | None], votes: VoteCalibration | None
+) -> float | None:
     if total > 1:
-        return next(len(cluster.members) for cluster in ranked if chosen in cluster.members) / total
+        cluster = next(cluster for cluster in ranked if chosen in cluster.members)
+        return votes(support(cluster, total), total) if votes is not None and verdicts else len(cluster.members) / total
     return _score(verdicts[chosen.index]) if verdicts and verdicts[chosen.index] is not None else None

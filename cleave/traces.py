@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleave.errors import StorageError
+from cleave.errors import Abstained, StorageError
 from cleave.runs import RunFolder
 from cleave.types import Problem, Trace, from_json, to_dict, to_json
 
@@ -26,7 +26,7 @@ SHARDS = "shards"
 VERSION = "2"
 BATCH_ROWS = 512
 
-Outcome = Literal["right", "wrong", "failed", "unjudged", "unlabelled"]
+Outcome = Literal["right", "wrong", "failed", "abstained", "unjudged", "unlabelled"]
 
 SCHEMA = pa.schema(
     [
@@ -81,9 +81,12 @@ class ScoredTrace:
     def outcome(self) -> Outcome:
         """right or wrong where there is an answer, whatever else went wrong.
 
-        failed: an error and no answer; unjudged: the verifier's error and no answer; unlabelled: no gold answer to compare with.
+        abstained: an answer was withheld; failed: an error and no answer; unjudged: the verifier's error and no answer;
+        unlabelled: no gold answer to compare with.
         """
         error = self.trace.error if self.trace.answer is None else None
+        if error is not None and error.type == Abstained.__name__ and self.correct is not None:
+            return "abstained"
         if error is not None and error.role == "verifier":
             return "unjudged"
         if self.correct is None:

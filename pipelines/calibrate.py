@@ -1,31 +1,38 @@
 """At the end of a verifier's training: its scores as probabilities, fitted on the held-out problems of its collections.
 
-All distinct answered solutions of a held-out problem count, as often as they are right in nature; none of them was trained on.
-Left out: the fit and the measures (cleave/calibration.py), whole traces with their votes (cleave/selection_table.py).
+First those of single solutions: all distinct answered ones of a held-out problem, as often right as in nature. Then the support of the
+answer that the weighted vote chooses, for 2, 4, … samples. None of these problems was trained on.
+Left out: the fit and the measures (cleave/calibration.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actors.judge import Judge
-from cleave.calibration import Calibration, auc, brier, ece
+from cleave.calibration import Calibration, VerifierCalibration, VoteCalibration, auc, brier, ece, log_odds
 from cleave.config.distill import DistillConfig
 from cleave.console import say
 from cleave.errors import DataError
 from cleave.lm.build import host
 from cleave.prompts import load_prompts
 from cleave.roles import VerifyRequest
+from cleave.selection import Candidate, choose, clusters, support
+from cleave.selection_table import powers
 from cleave.tasks.registry import get_task
-from cleave.types import Plan, Solution, Verdict
+from cleave.tasks.scoring import normalise
+from cleave.types import Plan
+from cleave.verdict_examples import JudgedSolution
 from pipelines.judged import JudgedProblem, judged, split
 from pipelines.start import trained_checkpoint
 
 GROUP = 64
 """Problems that are judged together."""
+Scores = Mapping[JudgedSolution, float]
+"""Raw scores of one problem's solutions; those that cannot be judged are left out."""
 
 
 def calibrate(config: DistillConfig, best: Path) -> dict[str, Any]:
@@ -35,15 +42,18 @@ def calibrate(config: DistillConfig, best: Path) -> dict[str, Any]:
     if not problems:
         say("nothing was held out, so the verifier's scores are not calibrated; set collection.held_out.")
         return {}
-    raw, right = asyncio.run(_judge(config, best, problems))
+    scores = asyncio.run(_judge(config, best, problems))
+    raw = [score for some in scores for score in some.values()]
+    right = [each.right for some in scores for each in some]
     try:
-        calibration = Calibration.fit(raw, right)
+        solution = Calibration.fit(raw, right)
     except DataError as error:
         say(f"the verifier's scores are not calibrated: {error}")
         return {}
-    before, after = ([each(score) for score in raw] for each in (Calibration(), calibration))
+    before, after = ([each(score) for score in raw] for each in (Calibration(), solution))
     figures = {"auc": auc(raw, right), "ece_before": ece(before, right), "ece": ece(after, right), "brier": brier(after, right)}
-    return {"calibration": asdict(calibration), **figures}
+    votes, of_votes = _votes(problems, scores, solution)
+    return {"calibration": VerifierCalibration(solution, votes).to_dict(), **figures, **of_votes}
 
 
 def held_out_problems(config: DistillConfig) -> list[JudgedProblem]:
@@ -56,27 +66,55 @@ def held_out_problems(config: DistillConfig) -> list[JudgedProblem]:
     return held
 
 
-async def _judge(config: DistillConfig, best: Path, problems: list[JudgedProblem]) -> tuple[list[float], list[bool]]:
-    """Raw scores, and whether the solution is right; solutions that cannot be judged are left out."""
-    model = host(trained_checkpoint(config, best), config.name)
-    judge = Judge(model, load_prompts(config.prompts), Calibration())
-    raw: list[float] = []
-    right: list[bool] = []
+async def _judge(config: DistillConfig, best: Path, problems: Sequence[JudgedProblem]) -> list[Scores]:
+    """By problem."""
+    judge = Judge(host(trained_checkpoint(config, best), config.name), load_prompts(config.prompts))
+    found: list[Scores] = []
     try:
         for start in range(0, len(problems), GROUP):
             some = problems[start : start + GROUP]
             for problem, reply in zip(some, await judge([_request(each) for each in some]), strict=True):
-                known: list[tuple[Verdict | None, bool]] = [
-                    (verdict, each.right) for verdict, each in zip(reply.verdicts, problem.solutions, strict=True)
-                ]
-                raw += [verdict.raw for verdict, _ in known if verdict is not None]
-                right += [label for verdict, label in known if verdict is not None]
+                judged_ones = zip(problem.solutions, reply.verdicts, strict=True)
+                found.append({each: verdict.raw for each, verdict in judged_ones if verdict is not None})
     finally:
         await judge.aclose()
-    return raw, right
+    return found
 
 
 def _request(each: JudgedProblem) -> VerifyRequest:
-    solutions: tuple[Solution, ...] = tuple(one.solution for one in each.solutions)
-    plans: tuple[Plan, ...] = tuple(one.plan or Plan() for one in each.solutions)
-    return VerifyRequest(each.problem, solutions, plans)
+    return VerifyRequest(each.problem, tuple(one.solution for one in each.solutions), tuple(one.plan or Plan() for one in each.solutions))
+
+
+def _votes(
+    problems: Sequence[JudgedProblem], scores: Sequence[Scores], solution: Calibration
+) -> tuple[VoteCalibration | None, dict[str, float]]:
+    """How the support of a chosen answer becomes a probability, by number of samples; the error that is left at the most samples."""
+    most = max(len(each.samples) for each in problems)
+    by_samples: dict[int, Calibration] = {}
+    figures: dict[str, float] = {}
+    for n in powers(most)[1:]:
+        chosen = [pair for each, some in zip(problems, scores, strict=True) for pair in _supports(each, some, solution, n)]
+        try:
+            by_samples[n] = Calibration.fit([log_odds(found) for found, _ in chosen], [right for _, right in chosen])
+        except DataError:  # all right, or all wrong: nothing to fit
+            continue
+        figures = {"ece_votes": ece([by_samples[n](log_odds(found)) for found, _ in chosen], [right for _, right in chosen])}
+    return (VoteCalibration(by_samples) if by_samples else None), figures
+
+
+def _supports(problem: JudgedProblem, scores: Scores, solution: Calibration, n: int) -> list[tuple[float, bool]]:
+    """The support of the heaviest answer, and whether it is right, for each n samples in a row."""
+    found: list[tuple[float, bool]] = []
+    for start in range(0, len(problem.samples) - n + 1, n):
+        group = problem.samples[start : start + n]
+        ranked = clusters(
+            Candidate(i, normalise(each.solution.answer or ""), solution(scores[each]) if each in scores else 0.0)
+            for i, each in enumerate(group)
+            if each is not None
+        )
+        if ranked:
+            best = choose("weighted", ranked)
+            one = group[best.index]
+            assert one is not None
+            found.append((support(next(cluster for cluster in ranked if best in cluster.members), n), one.right))
+    return found

@@ -10,7 +10,7 @@ from cleave.config.base import dump
 from cleave.config.evaluate import EvaluateConfig
 from cleave.console import print_table, say
 from cleave.evaluation import OVERALL, By, Evaluation, Tally
-from cleave.intervals import Interval
+from cleave.intervals import Interval, wilson
 from cleave.report import write_results
 from cleave.runs import METRICS, REPORT
 from cleave.selection_table import BASE, SelectionTable
@@ -74,6 +74,17 @@ def accuracy_rows(evaluation: Evaluation) -> Iterator[list[str]]:
         tallies = [evaluation.tally(variant, by, key) for variant in evaluation.variants]
         yield [name, _range([tally.n for tally in tallies]), *(_cell(tally, evaluation.confidence) for tally in tallies)]
     tallies = [evaluation.tally(variant) for variant in evaluation.variants]
+    if any(tally.abstained for tally in tallies):
+        yield [
+            "answered",
+            _range([tally.n for tally in tallies]),
+            *(str(wilson(tally.answered, tally.n, evaluation.confidence)) for tally in tallies),
+        ]
+        yield [
+            "right if answered",
+            _range([tally.answered for tally in tallies]),
+            *(_precision(tally, evaluation.confidence) for tally in tallies),
+        ]
     yield ["all, lenient rule", _range([tally.n for tally in tallies]), *(_lenient(tally) for tally in tallies)]
 
 
@@ -133,6 +144,10 @@ def points(interval: Interval) -> str:
 
 def _cell(tally: Tally, confidence: float) -> str:
     return str(tally.accuracy(confidence)) if tally.n else "-"
+
+
+def _precision(tally: Tally, confidence: float) -> str:
+    return str(tally.precision(confidence)) if tally.answered else "-"
 
 
 def _lenient(tally: Tally) -> str:

@@ -54,9 +54,7 @@ def write(config: DistillConfig, best: Path, target: Path, result: Mapping[str, 
     tokenizer.save_pretrained(target)
     (target / "cleave.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
     if (found := result.get("calibration")) is not None:
-        from cleave.calibration import Calibration
-
-        Calibration(**found).write(target)
+        (target / "calibration.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (target / "README.md").write_text(model_card(config, result, parameters), encoding="utf-8")
 
 

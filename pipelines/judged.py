@@ -30,11 +30,13 @@ Unit = tuple[Problem, Sequence[JudgedSolution]]
 
 @dataclass(frozen=True)
 class JudgedProblem:
-    """A problem with its distinct solutions that have an answer."""
+    """A problem with its distinct solutions that have an answer. `samples` are the solutions as they were drawn, repeats included, None
+    where one had no answer."""
 
     problem: Problem
     right: tuple[JudgedSolution, ...]
     wrong: tuple[JudgedSolution, ...]
+    samples: tuple[JudgedSolution | None, ...] = ()
 
     @property
     def solutions(self) -> tuple[JudgedSolution, ...]:
@@ -112,12 +114,15 @@ def check_judged(config: CollectionConfig, label: str, problems: Sequence[Judged
 def _judged(row: ScoredTrace, task: Task) -> JudgedProblem:
     trace = row.trace
     seen: dict[tuple[str, str], JudgedSolution] = {}
-    for i, solution in enumerate(trace.solutions):
-        if solution.answer is None or trace.problem.answer is None:
+    samples: list[JudgedSolution | None] = []
+    for i, solution in enumerate(trace.solutions if trace.problem.answer is not None else ()):
+        if solution.answer is None:
+            samples.append(None)
             continue
         plan = trace.plans[i if len(trace.plans) == len(trace.solutions) else 0] if trace.plans else None
         key = solution.text.strip(), plan.text if plan else ""
         if key not in seen:
             seen[key] = JudgedSolution(solution, plan, task.score(trace.problem, solution.answer))
-    found = list(seen.values())
-    return JudgedProblem(trace.problem, tuple(each for each in found if each.right), tuple(each for each in found if not each.right))
+        samples.append(seen[key])
+    right, wrong = (tuple(each for each in seen.values() if each.right is kind) for kind in (True, False))
+    return JudgedProblem(trace.problem, right, wrong, tuple(samples))

@@ -33,14 +33,14 @@ FINISH: Mapping[Finish, Literal["stop", "length"]] = {"stop": "stop", "length": 
 
 
 def of_traces(model: str, traces: Sequence[Trace], stop: Sequence[str]) -> ChatCompletion:
-    """One choice per trace; each trace has an answer."""
+    """One choice per trace; each trace has an answer or abstained."""
     first = traces[0]
     usage = reduce(_merge, (trace.usage for trace in traces))
     return ChatCompletion(
         id=_new_id(),
         created=int(time.time()),
         model=model,
-        choices=[_choice(i, text_of(trace), _finish(trace), stop) for i, trace in enumerate(traces)],
+        choices=[_withheld(i, trace) or _choice(i, text_of(trace), _finish(trace), stop) for i, trace in enumerate(traces)],
         usage=_usage(usage, shown=sum(_shown(trace) for trace in traces)),
         system_fingerprint=fingerprint(first.models),
         cleave=ChatNote(
@@ -93,6 +93,13 @@ def fingerprint(models: Mapping[str, ModelInfo]) -> str:
 def _choice(index: int, text: str, finish: Literal["stop", "length"], stop: Sequence[str]) -> ChatChoice:
     kept = cut(text, stop)
     return ChatChoice(index=index, message=ReplyMessage(content=kept), finish_reason=finish if kept == text else "stop")
+
+
+def _withheld(index: int, trace: Trace) -> ChatChoice | None:
+    """The choice of a trace that abstained: no text, and why as OpenAI's `refusal`."""
+    if trace.answer is not None or trace.error is None:
+        return None
+    return ChatChoice(index=index, message=ReplyMessage(content=None, refusal=trace.error.message), finish_reason="stop")
 
 
 def _finish(trace: Trace) -> Literal["stop", "length"]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from cleave.config.serve import LimitsConfig
+from cleave.errors import Abstained
 from cleave.roles import Role
 from cleave.seeds import derive_seed
 from cleave.types import Problem, Sampling, Trace
@@ -24,7 +25,7 @@ from serve.schema import ChatBody, ChatCompletion, ErrorReply, Model, ModelList
 from serve.service import Service
 
 MAX_STOPS = 4
-ROLE_REFUSES = ("strategy", "samples", "plans", "plan_temperature", "selection", "budget")
+ROLE_REFUSES = ("strategy", "samples", "plans", "plan_temperature", "selection", "abstain_below", "budget")
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
@@ -103,8 +104,8 @@ async def _ask_role(
 
 
 def _answered(trace: Trace) -> Trace:
-    """The trace, unless it found nothing. Raises ApiError with what stopped it."""
-    if trace.answer is None and trace.error is not None:
+    """The trace, unless it found nothing. Raises ApiError with what stopped it; to abstain is an answer."""
+    if trace.answer is None and trace.error is not None and trace.error.type != Abstained.__name__:
         raise api_error(trace.error)
     return trace
 

@@ -69,7 +69,10 @@ class Options(Body):
     top_p: float | None = Field(None, gt=0, le=1)
     """Nucleus of the solver's sampling."""
     selection: SelectionName | None = None
-    """How the answer is chosen among the solutions: first or majority."""
+    """How the answer is chosen among the solutions: first or majority; by the verifier's scores rr_all, rr_topk, weighted, weighted_topk or
+    maj_topn."""
+    abstain_below: float | None = Field(None, gt=0, le=1)
+    """Give no answer whose confidence is below this; absent: the pipeline's own rule."""
     seed: Int64 | None = None
     """The same seed gives the same reply. Absent: greedy replies need none, sampled ones draw a fresh one, which the reply names."""
     max_tokens: Count | None = None
@@ -156,8 +159,9 @@ class ReplyMessage(BaseModel):
     """The text of a choice."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
+    content: str | None
+    """None: no answer was given, `refusal` says why."""
+    refusal: str | None = None
 
 
 class ChatChoice(BaseModel):

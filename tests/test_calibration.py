@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleave.calibration import Calibration, auc, brier, ece, reliability, risk_coverage, threshold_for
+from cleave.calibration import Calibration, VerifierCalibration, VoteCalibration, auc, brier, ece, reliability, risk_coverage, threshold_for
 from cleave.errors import ConfigError, DataError
 
 judged = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
@@ -57,8 +57,9 @@ def test_scores_that_separate_without_error_still_give_finite_numbers() -> None:
 def test_scores_that_say_nothing_leave_the_share(raw: list[float], tmp_path: Path) -> None:
     found = Calibration.fit(raw, [False, True, True, True])
     assert [found(s) for s in (-5.0, 0.0, 5.0)] == pytest.approx([0.75] * 3, abs=0.02)
-    found.write(tmp_path)
-    assert Calibration.read(tmp_path) == found
+    whole = VerifierCalibration(found, VoteCalibration({2: found, 8: Calibration(2.0, 0.5, 9)}))
+    whole.write(tmp_path)
+    assert VerifierCalibration.read(tmp_path) == whole
 
 
 def test_a_fit_needs_both_kinds_and_numbers() -> None:
@@ -71,10 +72,18 @@ def test_a_fit_needs_both_kinds_and_numbers() -> None:
 
 
 def test_a_checkpoint_without_calibration_takes_scores_as_they_are(tmp_path: Path) -> None:
-    assert Calibration.read(tmp_path)(1.2) == pytest.approx(sigmoid(1.2))
+    assert VerifierCalibration.read(tmp_path).solution(1.2) == pytest.approx(sigmoid(1.2))
     (tmp_path / "calibration.json").write_text('{"temperature": "hot"}')
     with pytest.raises(ConfigError, match="train the verifier again"):
-        Calibration.read(tmp_path)
+        VerifierCalibration.read(tmp_path)
+
+
+def test_votes_are_calibrated_by_the_nearest_number_of_samples() -> None:
+    votes = VoteCalibration({2: Calibration(1.0, 0.0), 8: Calibration(1.0, 1.0)})
+    assert [votes(0.5, n) for n in (1, 2, 3, 4)] == pytest.approx([0.5] * 4)
+    assert [votes(0.5, n) for n in (5, 8, 64)] == pytest.approx([sigmoid(1.0)] * 3)
+    assert votes(0.9, 2) == pytest.approx(0.9)
+    assert 0 < votes(0.0, 2) < 0.01 < 0.99 < votes(1.0, 2) < 1
 
 
 @given(judged)

@@ -365,6 +365,7 @@ def test_workload_takes_turns_and_skips_what_is_finished(config: Callable[..., E
         ({"tasks": ["arithmetic", "arithmetic"]}, "two tasks are called 'arithmetic'"),
         ({"variants": {"a": {"strategy": "magic"}}}, r"variants\.a\.strategy"),
         ({"variants": {"a": {"colour": "red"}}}, r"variants\.a\.colour"),
+        ({"tasks": [{"task": "arithmetic", "problms": 3}]}, r"did you mean 'tasks\.0\.problems'"),
         ({"max_in_fligth": 3}, "did you mean '?max_in_flight"),
         ({"name": "../up"}, "cannot name a run"),
     ],

@@ -11,7 +11,7 @@ import torch
 from actors.judge import SURE, Judge
 from actors.likelihood import LikelihoodVerifier
 from actors.verifier import build_verifier
-from cleave.calibration import Calibration
+from cleave.calibration import Calibration, VerifierCalibration, VoteCalibration
 from cleave.config.roles import VerifierConfig
 from cleave.errors import ConfigError
 from cleave.lm.checkpoint import load_checkpoint
@@ -53,7 +53,7 @@ def writer(*replies: str | Completion) -> Puppet:
 
 async def test_a_verdict_is_the_odds_of_two_words_after_the_solution() -> None:
     model = Scorer(0.9, 0.2)
-    (reply,) = await Judge(model, TEXT, Calibration())([VerifyRequest(PROBLEM, SOLUTIONS, PLANS)])
+    (reply,) = await Judge(model, TEXT)([VerifyRequest(PROBLEM, SOLUTIONS, PLANS)])
     assert [verdict and verdict.score for verdict in reply.verdicts] == pytest.approx([0.9, 0.2])
     asked = TEXT.solve(PROBLEM, "steps", PLANS[0]).text
     assert model.scored[0] == (f"{asked}1. 3 + 4 = 7\nThe answer is: 8\nSolution is", " correct"), "as the solver was asked, and its reply"
@@ -63,7 +63,7 @@ async def test_a_verdict_is_the_odds_of_two_words_after_the_solution() -> None:
 
 
 async def test_the_score_is_calibrated_and_the_raw_one_stays() -> None:
-    judge = Judge(Scorer(0.9), TEXT, Calibration(temperature=2.0, bias=-1.0))
+    judge = Judge(Scorer(0.9), TEXT, VerifierCalibration(Calibration(temperature=2.0, bias=-1.0)))
     (reply,) = await judge([VerifyRequest(PROBLEM, SOLUTIONS[:1])])
     (verdict,) = reply.verdicts
     assert verdict is not None
@@ -74,7 +74,7 @@ async def test_the_score_is_calibrated_and_the_raw_one_stays() -> None:
 async def test_several_requests_are_one_call_and_replies_keep_their_order() -> None:
     model = Scorer(0.1, 0.2, 0.3)
     requests = [VerifyRequest(PROBLEM, SOLUTIONS), VerifyRequest(PROBLEM, ()), VerifyRequest(PROBLEM, SOLUTIONS[:1])]
-    replies = await Judge(model, TEXT, Calibration())(requests)
+    replies = await Judge(model, TEXT)(requests)
     assert [[round(v.score, 6) for v in reply.verdicts if v] for reply in replies] == [[0.1, 0.2], [], [0.3]]
 
 
@@ -82,7 +82,7 @@ async def test_a_model_that_only_writes_is_read_strictly_and_its_cost_is_booked(
     likely = Completion("Correct.", logprobs=(math.log(0.75),), usage=Usage(1, 20, 1))
     model = writer(likely, "<think>hm</think>incorrect", "I think it is correct", "")
     some = tuple(Solution(text=text) for text in "abcd")
-    (reply,) = await Judge(model, CHAT, Calibration())([VerifyRequest(PROBLEM, some)])
+    (reply,) = await Judge(model, CHAT)([VerifyRequest(PROBLEM, some)])
     assert reply.verdicts[2:] == (None, None)
     assert [round(v.raw, 6) for v in reply.verdicts if v] == [round(math.log(3), 6), -SURE]
     assert [(failure.type, failure.role) for failure in reply.failures] == [("ParseError", "verifier")] * 2
@@ -99,7 +99,7 @@ async def test_a_number_that_is_none_is_no_verdict() -> None:
         return [Completion(text, (i % 2,), (math.nan if i < 2 else -0.7,)) for i, text in enumerate(continuations)]
 
     model.score = broken  # type: ignore[method-assign]
-    (reply,) = await Judge(model, TEXT, Calibration())([VerifyRequest(PROBLEM, SOLUTIONS)])
+    (reply,) = await Judge(model, TEXT)([VerifyRequest(PROBLEM, SOLUTIONS)])
     assert reply.verdicts[0] is None
     assert reply.verdicts[1] is not None
     assert reply.verdicts[1].score == 0.5
@@ -119,7 +119,7 @@ async def test_a_solution_beyond_the_context_is_not_judged_and_the_others_are(ti
 async def test_the_raw_score_is_that_of_a_plain_forward_pass(tiny_model_dir: Path) -> None:
     model = HuggingFaceModel(load_checkpoint(str(tiny_model_dir)), name="tiny")
     solutions = tuple(Solution(text=f"1. 3 + 4 = {k}\nThe answer is: {k}") for k in range(4))
-    (reply,) = await Judge(model, TEXT, Calibration())([VerifyRequest(PROBLEM, solutions)])
+    (reply,) = await Judge(model, TEXT)([VerifyRequest(PROBLEM, solutions)])
     for solution, verdict in zip(solutions, reply.verdicts, strict=True):
         asked = said(TEXT.verify(PROBLEM, solution.text))
         ids, [right, wrong] = model.tokenizer(f"{asked} ")["input_ids"], model.tokenizer("ci")["input_ids"]
@@ -141,10 +141,11 @@ def test_a_checkpoint_says_what_kind_of_verifier_it_is(tmp_path: Path) -> None:
     model = Puppet(lambda prompt, i: "")
     assert isinstance(build_verifier(verifier(tmp_path), model), LikelihoodVerifier)
     (tmp_path / "cleave.json").write_text(json.dumps({"role": "verifier", "prompts": "reference-v4"}))
-    Calibration(3.0, 0.5, 100).write(tmp_path)
+    known = VerifierCalibration(Calibration(3.0, 0.5, 100), VoteCalibration({4: Calibration(1.0, 0.1, 50)}))
+    known.write(tmp_path)
     judge = build_verifier(verifier(tmp_path), model)
     assert isinstance(judge, Judge)
-    assert (judge.prompts.name, judge.calibration) == ("reference-v4", Calibration(3.0, 0.5, 100))
+    assert (judge.prompts.name, judge.calibration) == ("reference-v4", known)
     assert isinstance(build_verifier(verifier(tmp_path, scoring="likelihood"), model), LikelihoodVerifier)
     endpoint = VerifierConfig.model_validate("openai:big@http://localhost/v1")
     assert isinstance(build_verifier(endpoint, model), Judge), "an endpoint is asked for its opinion"

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3ForSequenceClassi
 
 from actors.judge import Judge
 from actors.verifier import build_verifier
-from cleave.calibration import Calibration
+from cleave.calibration import VerifierCalibration
 from cleave.collection import Collection
 from cleave.config.base import validate
 from cleave.config.distill import DistillConfig
@@ -241,7 +241,11 @@ def test_a_run_leaves_a_calibrated_judge(collection: Path, judge: dict[str, str]
     assert result["auc"] > 0.95
     assert result["ece"] < 0.15
     folder = collection / "verifier/checkpoint"
-    assert Calibration.read(folder).n == result["calibration"]["n"] > 40
+    calibration = VerifierCalibration.read(folder)
+    assert calibration.solution.n == result["calibration"]["solution"]["n"] > 40
+    assert calibration.votes is not None
+    assert list(calibration.votes.by_samples) == [2], "of four samples the vote is always right, so there is nothing to fit"
+    assert result["ece_votes"] < 0.15
     verifier = build_verifier(VerifierConfig.model_validate(f"hf:{folder}"))
     assert isinstance(verifier, Judge)
     problem = Problem("q", "What is 31 + 1?", answer="32")

@@ -156,12 +156,18 @@ def _sentence(cls: type[BaseModel], error: ValidationError, source: str) -> str:
 
 
 def _nearest(cls: type[BaseModel], where: str) -> str | None:
-    """The known dotted key that `where` most likely means: one with a similar last name, at the most similar place."""
+    """The known dotted key that `where` most likely means: one with a similar last name, at the most similar place (numbers of list items
+    stay as they were written)."""
     known: dict[str, list[str]] = {}
     for path in _field_paths(cls):
         known.setdefault(path.rpartition(".")[2], []).append(path)
-    similar = difflib.get_close_matches(where.rpartition(".")[2], list(known), n=1)
-    return difflib.get_close_matches(where, known[similar[0]], n=1, cutoff=0)[0] if similar else None
+    place, _, name = where.rpartition(".")
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    if not similar:
+        return None
+    near = difflib.get_close_matches(where, known[similar[0]], n=1, cutoff=0)[0]
+    section = ".".join(part for part in place.split(".") if not part.isdecimal())
+    return f"{place}.{similar[0]}" if place and section == near.rpartition(".")[0] else near
 
 
 def _field_paths(cls: type[BaseModel], prefix: str = "", seen: frozenset[type] = frozenset()) -> Iterator[str]:

@@ -57,6 +57,9 @@ class ReasoningConfig(Config):
     """Most frequent answers that rr_topk and weighted_topk choose among."""
     majority_top_n: int = Field(8, ge=1)
     """Best-scored solutions that vote in maj_topn."""
+    abstain_below: float | None = Field(None, gt=0, le=1)
+    """Give no answer whose confidence is below this, or unknown; null: always answer. With a calibrated verifier it is about the share of
+    answers at this confidence that are right."""
     seed: int = 0
     """Seed of the run; each problem derives its own from it and its id."""
     budget: BudgetConfig = BudgetConfig()
