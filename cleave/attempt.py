@@ -15,12 +15,14 @@ from typing import TypeVar
 from cleave.budget import Meter
 from cleave.calibration import VoteCalibration
 from cleave.config.reasoning import ReasoningConfig
+from cleave.early_stopping import count, enough
 from cleave.errors import BudgetExceeded, CleaveError, ParseError
 from cleave.events import Event, Failed, OnEvent, PlanMade, SolutionFound, VerdictsGiven
 from cleave.gold_solver import gold_reply
 from cleave.plans import DEFAULT_LIMITS, check_plan
 from cleave.roles import DecomposeReply, DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest, VerifyRequest
 from cleave.seeds import derive_seed
+from cleave.tasks.scoring import normalise
 from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, SolutionStep, Usage, Verdict
 
 NO_LIMIT = 1 << 20
@@ -41,7 +43,7 @@ class RoleFailed(Exception):
 @dataclass
 class Attempt:
     """`solutions` and `plan_of` are keyed by sample, so that their order never depends on arrival. `plans` are those that were made before
-    anything was solved."""
+    anything was solved. `drawn` samples have been asked for, `window` are those of the round."""
 
     problem: Problem
     roles: Roles
@@ -52,11 +54,28 @@ class Attempt:
     solutions: dict[int, Solution] = field(default_factory=dict)
     plan_of: dict[int, Plan] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
+    window: range = range(0)
     verdicts: tuple[Verdict | None, ...] = ()
     votes: VoteCalibration | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     models: dict[str, ModelInfo] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> int:
+        """How many samples have been asked for."""
+        return self.window.stop
+
+    def next_round(self) -> bool:
+        """Move on to the samples that come next; False where none are left, or enough were drawn."""
+        n, threshold, start = self.strategy.n, self.strategy.stop_early, self.drawn
+        if start and (threshold is None or start == n or enough(self._votes(), n - start, threshold)):
+            return False
+        self.window = range(start, n if threshold is None else min(n, start + self.strategy.samples_per_round))
+        return True
+
+    def _votes(self) -> list[int]:
+        return count([None if solution.answer is None else normalise(solution.answer) for solution in self.ordered()])
 
     def emit(self, event: Event) -> None:
         if self.on_event is not None:
@@ -203,7 +222,7 @@ class Attempt:
         exceeded = [failure for failure in failures if failure.type == BudgetExceeded.__name__]
         if exceeded:
             return exceeded[0]
-        return failures[0] if failures and len(failures) == self.strategy.n else None
+        return failures[0] if failures and len(failures) == self.drawn else None
 
     def ordered(self) -> tuple[Solution, ...]:
         """The solutions in order of sample."""

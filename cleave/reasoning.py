@@ -48,9 +48,10 @@ async def reason(
     with attempt.phase("total"):
         failure = await _attempt(attempt, limits)
         options = Options(strategy.rerank_top_k, strategy.majority_top_n)
-        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=strategy.n, options=options, votes=attempt.votes)
+        asked = attempt.drawn or strategy.n
+        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=asked, options=options, votes=attempt.votes)
     if choice is None and failure is None:
-        failure = Failure("ParseError", f"none of the {strategy.n} solutions has a final answer; check the solver's prompts.", "solver")
+        failure = Failure("ParseError", f"none of the {asked} solutions has a final answer; check the solver's prompts.", "solver")
     if choice is not None and failure is None:
         failure = _too_unsure(choice, strategy.abstain_below)
     _report(attempt, choice, failure)
@@ -65,7 +66,8 @@ async def _attempt(attempt: Attempt, limits: BudgetConfig) -> Failure | None:
             await attempt.identify()
             plans = await attempt.decompose() if strategy.planned else [None]
             with attempt.phase("solve"):
-                await strategy.solve(attempt, plans)
+                while attempt.next_round():
+                    await strategy.solve(attempt, plans)
             failure = attempt.failure()
             if failure is None:
                 await attempt.verify()

@@ -42,27 +42,27 @@ class Strategy:
 
 async def in_one_pass(attempt: Attempt, plans: Sequence[Plan | None], mode: SolveMode = "steps") -> None:
     """One call per plan, all at the same time."""
-    await together(_ask(attempt, samples, plan, mode) for plan, samples in share(plans, attempt.strategy.n))
+    await together(_ask(attempt, samples, plan, mode) for plan, samples in share(plans, attempt))
 
 
 async def node_by_node(attempt: Attempt, plans: Sequence[Plan | None]) -> None:
     """One chain of calls per sample, all at the same time. An empty plan has no nodes, so it is solved in one pass."""
     await together(
         Chain(attempt, sample, plan).run() if plan is not None and plan.steps else _ask(attempt, range(sample, sample + 1), plan, "steps")
-        for plan, samples in share(plans, attempt.strategy.n)
+        for plan, samples in share(plans, attempt)
         for sample in samples
     )
 
 
 async def question_by_question(attempt: Attempt, plans: Sequence[Plan | None]) -> None:
     """One dialogue of decomposer and solver per sample, all at the same time. There are no plans yet."""
-    await together(Dialogue(attempt, sample).run() for sample in range(attempt.strategy.n))
+    await together(Dialogue(attempt, sample).run() for sample in attempt.window)
 
 
-def share(plans: Sequence[Plan | None], n: int) -> list[tuple[Plan | None, range]]:
-    """Divide the samples 0..n-1 among the plans in order, as evenly as possible, earlier plans getting the odd ones."""
+def share(plans: Sequence[Plan | None], attempt: Attempt) -> list[tuple[Plan | None, range]]:
+    """Divide the samples of the round among the plans in order, as evenly as possible, earlier plans getting the odd ones."""
     shares: list[tuple[Plan | None, range]] = []
-    start = 0
+    start, n = attempt.window.start, len(attempt.window)
     for i, plan in enumerate(plans):
         size = n // len(plans) + (i < n % len(plans))
         shares.append((plan, range(start, start + size)))

@@ -137,7 +137,9 @@ class CollectErrand:
 
 def describe_recipe(config: CollectConfig, models: Mapping[str, ModelInfo]) -> dict[str, Any]:
     """What decides the teacher's replies."""
-    afterwards = {"budget", "selection", "rerank_top_k", "majority_top_n"}
+    afterwards = {"budget", "selection", "rerank_top_k", "majority_top_n", "abstain_below"}
+    if config.reasoning.stop_early is None:
+        afterwards.add("samples_per_round")
     reasoning = config.reasoning.model_dump(mode="json", exclude=afterwards, exclude_none=True)
     return {
         "decomposer": _describe_role(config.roles.decomposer, models["decomposer"]),

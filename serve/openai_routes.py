@@ -25,7 +25,17 @@ from serve.schema import ChatBody, ChatCompletion, ErrorReply, Model, ModelList
 from serve.service import Service
 
 MAX_STOPS = 4
-ROLE_REFUSES = ("strategy", "samples", "plans", "plan_temperature", "selection", "abstain_below", "budget")
+ROLE_REFUSES = (
+    "strategy",
+    "samples",
+    "plans",
+    "plan_temperature",
+    "selection",
+    "stop_early",
+    "samples_per_round",
+    "abstain_below",
+    "budget",
+)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {

@@ -17,7 +17,19 @@ from cleave.types import Problem
 from serve.failures import ApiError, refused
 from serve.schema import Budget, Options
 
-OVERRIDES = ("strategy", "plans", "plan_temperature", "max_steps", "temperature", "top_p", "selection", "abstain_below", "seed")
+OVERRIDES = (
+    "strategy",
+    "plans",
+    "plan_temperature",
+    "max_steps",
+    "temperature",
+    "top_p",
+    "selection",
+    "stop_early",
+    "samples_per_round",
+    "abstain_below",
+    "seed",
+)
 
 
 def problem_of(question: str, context: str, limits: LimitsConfig) -> Problem:

@@ -71,6 +71,10 @@ class Options(Body):
     selection: SelectionName | None = None
     """How the answer is chosen among the solutions: first or majority; by the verifier's scores rr_all, rr_topk, weighted, weighted_topk or
     maj_topn."""
+    stop_early: float | None = Field(None, gt=0.5, le=1)
+    """Draw the solutions in rounds and stop once the leading answer is ahead with this probability; absent: the pipeline's own rule."""
+    samples_per_round: Count | None = None
+    """Solutions per round (stop_early only)."""
     abstain_below: float | None = Field(None, gt=0, le=1)
     """Give no answer whose confidence is below this; absent: the pipeline's own rule."""
     seed: Int64 | None = None

@@ -57,6 +57,11 @@ class ReasoningConfig(Config):
     """Most frequent answers that rr_topk and weighted_topk choose among."""
     majority_top_n: int = Field(8, ge=1)
     """Best-scored solutions that vote in maj_topn."""
+    stop_early: float | None = Field(None, gt=0.5, le=1)
+    """Draw samples in rounds and stop once the leading answer is ahead with at least this probability; 1: once it can no longer lose; null:
+    draw all n."""
+    samples_per_round: int = Field(2, ge=1)
+    """Solutions drawn between two looks (stop_early only)."""
     abstain_below: float | None = Field(None, gt=0, le=1)
     """Give no answer whose confidence is below this, or unknown; null: always answer. With a calibrated verifier it is about the share of
     answers at this confidence that are right."""
@@ -78,6 +83,8 @@ class ReasoningConfig(Config):
             raise ValueError(f"{self.plans} plans need at least as many solutions; set n to {self.plans} or more")
         if self.plans > 1 and self.plan_temperature == 0:
             raise ValueError("several plans at plan_temperature 0 are all the same; set plan_temperature, for example to 0.7")
+        if self.stop_early is not None and (self.n == 1 or self.plans > 1):
+            raise ValueError("stop_early counts the votes on one plan; set n above 1 and plans=1, or remove it")
         if self.n > self.plans and self.temperature == 0:
             raise ValueError("several solutions of one plan at temperature 0 are all the same; set temperature, for example to 0.7, or n=1")
         return self
