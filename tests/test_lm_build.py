@@ -81,7 +81,7 @@ def test_index_entries_are_added_and_replaced(shipped_root: Path) -> None:
 
 
 def test_unknown_reference_lists_the_shipped_ones(shipped_root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no reference model 'huge'.*shipped: tiny; train it with"):
+    with pytest.raises(ConfigError, match=r"no reference model 'huge'.*shipped: tiny; name one of them"):
         resolve("huge", shipped_root)
 
 

@@ -40,7 +40,7 @@ def resolve(name: str, root: Path = ROOT) -> Path:
     folder = root / name
     if name not in index or not folder.is_dir():
         known = ", ".join(other for other in sorted(index) if (root / other).is_dir()) or "none yet"
-        raise ConfigError(f"no reference model {name!r} in {root}; shipped: {known}; train it with {_remedy(name)}.")
+        raise ConfigError(f"no reference model {name!r} in {root}; shipped: {known}; name one of them, or hf:PATH.")
     verify(name, folder, index[name].get("fingerprint", {}))
     return folder
 
