@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a machine with Python 3.11 or newer and a network (or wheels that pip can find) is enough.
-#   make demo        evaluate the shipped models on the reference tasks and print the table
+#   make demo        evaluate the shipped models, distil a small decomposer from them, print both tables
 #   make test        the fast tests        make test-slow   the rest
 #   make check       format, lint, types and layout
 #   PYTHON=...       another interpreter   VENV=...         another place for the environment
@@ -33,8 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## evaluate the shipped models on the reference tasks
+demo: $(STAMP) ## evaluate the shipped models, then collect, distil a student and compare
 	@$(BIN)/python -m cleave evaluate configs/evaluate/demo.yaml
+	@$(BIN)/python -m cleave study configs/studies/demo.yaml
 
 test: $(STAMP) ## run the fast tests
 	@$(BIN)/python -m pytest
