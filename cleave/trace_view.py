@@ -56,9 +56,7 @@ def shown_solution(trace: Trace) -> Solution | None:
 
 def shown_plan(trace: Trace) -> Plan | None:
     """The plan of the shown solution."""
-    if len(trace.plans) == len(trace.solutions) and trace.chosen is not None:
-        return trace.plans[trace.chosen]
-    return trace.plans[0] if trace.plans else None
+    return trace.plan_of(trace.chosen or 0)
 
 
 def confidence_sentence(trace: Trace) -> str:

@@ -168,6 +168,10 @@ class Trace:
     def total_usage(self) -> Usage:
         return sum(self.usage.values(), Usage())
 
+    def plan_of(self, i: int) -> Plan | None:
+        """The plan that solution i followed."""
+        return self.plans[i if len(self.plans) == len(self.solutions) else 0] if self.plans else None
+
 
 @dataclass(frozen=True)
 class Message:

@@ -119,7 +119,7 @@ def _judged(row: ScoredTrace, task: Task) -> JudgedProblem:
         if solution.answer is None:
             samples.append(None)
             continue
-        plan = trace.plans[i if len(trace.plans) == len(trace.solutions) else 0] if trace.plans else None
+        plan = trace.plan_of(i)
         key = solution.text.strip(), plan.text if plan else ""
         if key not in seen:
             seen[key] = JudgedSolution(solution, plan, task.score(trace.problem, solution.answer))
