@@ -112,9 +112,9 @@ def attempts(trace: Trace) -> Iterator[tuple[Plan | None, list[Solution]]]:
     if not trace.plans:
         yield None, list(trace.solutions)
         return
-    of_plan: dict[Plan, list[Solution]] = {plan: [] for plan in trace.plans}
+    of_plan: dict[Plan | None, list[Solution]] = {plan: [] for plan in trace.plans}
     for i, solution in enumerate(trace.solutions):
-        of_plan[trace.plans[i] if len(trace.plans) == len(trace.solutions) else trace.plans[0]].append(solution)
+        of_plan[trace.plan_of(i)].append(solution)
     yield from of_plan.items()
 
 
