@@ -20,6 +20,7 @@ from cleave.lm.protocol import Capability, LanguageModel
 from cleave.lm.thinking import strip_thinking
 from cleave.prompts import PromptSet
 from cleave.roles import VerifyReply, VerifyRequest
+from cleave.step_labels import beginning
 from cleave.types import Completion, Failure, ModelInfo, Prompt, Sampling, Usage, Verdict
 
 SURE = 8.0
@@ -34,14 +35,23 @@ class Judge:
     """A model with prompts that ask for verdicts. Safe to call from many coroutines of one event loop."""
 
     def __init__(
-        self, model: LanguageModel, prompts: PromptSet, calibration: VerifierCalibration = UNCALIBRATED, max_tokens: int = 256
+        self,
+        model: LanguageModel,
+        prompts: PromptSet,
+        calibration: VerifierCalibration = UNCALIBRATED,
+        max_tokens: int = 256,
+        step_scores: bool = False,
     ) -> None:
-        """`max_tokens` bounds a reply where the model is asked for one. Raises ConfigError for prompts without verdicts."""
+        """`max_tokens` bounds a reply where the model is asked for one; `step_scores`: solutions' beginnings are judged too.
+
+        Raises ConfigError for prompts without verdicts.
+        """
         prompts.require_verdicts()
         self.model = model
         self.prompts = prompts
         self.calibration = calibration
         self.max_tokens = max_tokens
+        self.step_scores = step_scores
 
     @property
     def info(self) -> ModelInfo:
@@ -49,17 +59,20 @@ class Judge:
 
     async def __call__(self, requests: Sequence[VerifyRequest]) -> list[VerifyReply]:
         """One reply per request, in order. Raises GenerationError."""
-        asked = [
-            self.prompts.verify(request.problem, solution.text, request.plan_of(i))
-            for request in requests
-            for i, solution in enumerate(request.solutions)
-        ]
+        asked = [self._prompts(request, i) for request in requests for i in range(len(request.solutions))]
         by = next((way for capability, way in self._ways.items() if capability in self.model.capabilities), self._ask)
-        judged = iter(await by(asked))
-        return [_reply([next(judged) for _ in request.solutions], self.calibration.votes) for request in requests]
+        judged = iter(await by([prompt for some in asked for prompt in some]))
+        whole = iter([_with_steps([next(judged) for _ in some]) for some in asked])
+        return [_reply([next(whole) for _ in request.solutions], self.calibration.votes) for request in requests]
 
     async def aclose(self) -> None:
         await self.model.aclose()
+
+    def _prompts(self, request: VerifyRequest, i: int) -> list[Prompt]:
+        """For one solution, and for its beginnings if they are wanted."""
+        solution = request.solutions[i]
+        parts = [beginning(solution, k) for k in range(1, len(solution.steps) + 1)] if self.step_scores else []
+        return [self.prompts.verify(request.problem, each.text, request.plan_of(i)) for each in (solution, *parts)]
 
     @property
     def _ways(self) -> dict[Capability, Callable[[Sequence[Prompt]], Awaitable[list[tuple[Judged, Usage]]]]]:
@@ -117,6 +130,16 @@ def _surety(completion: Completion) -> float:
         return SURE
     p = math.exp(min(math.fsum(completion.logprobs), 0.0))
     return min(SURE, math.log(p) - math.log1p(-p)) if 0 < p < 1 else SURE if p else -SURE
+
+
+def _with_steps(parts: Sequence[tuple[Judged, Usage]]) -> tuple[Judged, Usage]:
+    """What is said of a solution, with the scores of its beginnings, or none where one of them could not be judged; and the cost of all."""
+    whole, *steps = (each for each, _ in parts)
+    usage = sum((each for _, each in parts), Usage())
+    scores = tuple(step.score for step in steps if isinstance(step, Verdict))
+    if isinstance(whole, Verdict) and len(scores) == len(steps):
+        return replace(whole, step_scores=scores), usage
+    return whole, usage
 
 
 def _failure(error: ParseError | GenerationError) -> Failure:

@@ -11,6 +11,7 @@ from actors.likelihood import LikelihoodVerifier
 from actors.role import checkpoint_folder, checkpoint_note, open_model, prompts_name
 from cleave.calibration import VerifierCalibration
 from cleave.config.roles import RoleConfig, VerifierConfig
+from cleave.errors import ConfigError
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel
 from cleave.prompts import load_prompts
@@ -24,6 +25,8 @@ Verifier = Judge | LikelihoodVerifier
 def build_verifier(config: VerifierConfig, model: LanguageModel | None = None) -> Verifier:
     """A verifier with a model of its own. Raises ConfigError where the model cannot do what it is asked for."""
     if scoring_of(config) == "likelihood":
+        if config.step_scores:
+            raise ConfigError("step_scores needs a verifier that judges; train one with judge.steps_per_problem, or set scoring: judge.")
         return LikelihoodVerifier(
             name=config.model.short,
             open_model=lambda: model if model is not None else build(config.model),
@@ -33,7 +36,7 @@ def build_verifier(config: VerifierConfig, model: LanguageModel | None = None) -
     opened, prompts = open_model(config, model, "the verifier", DEFAULT_PROMPTS)
     folder = checkpoint_folder(config.model)
     calibration = VerifierCalibration() if folder is None else VerifierCalibration.read(folder)
-    return Judge(opened, prompts, calibration, config.max_tokens)
+    return Judge(opened, prompts, calibration, config.max_tokens, step_scores=config.step_scores)
 
 
 def build_likelihood(solver: RoleConfig, model: LanguageModel | None = None) -> LikelihoodVerifier:

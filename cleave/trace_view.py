@@ -37,14 +37,24 @@ def reasoning_tree(trace: Trace) -> Tree:
 
     solution = shown_solution(trace)
     steps = {step.id: step for step in solution.steps} if solution is not None else {}
+    sure = step_scores(trace)
     tree = Tree(Text(printable(trace.problem.text), style="bold"))
     plan = shown_plan(trace)
     if plan is not None and plan.steps:
-        _add_plan(tree, plan, steps)
+        _add_plan(tree, plan, steps, sure)
     else:
         for step in steps.values():
-            tree.add(Text(printable(f"{step.id}. {step.text}")))
+            tree.add(Text(printable(f"{step.id}. {step.text}{_surely(sure, step.id)}")))
     return tree
+
+
+def step_scores(trace: Trace) -> dict[int, float]:
+    """What the verifier said of the shown solution's steps, by their ids; empty where it was not asked."""
+    solution, place = shown_solution(trace), trace.chosen or 0
+    verdict = trace.verdicts[place] if place < len(trace.verdicts) else None
+    if solution is None or verdict is None or len(verdict.step_scores) != len(solution.steps):
+        return {}
+    return {step.id: score for step, score in zip(solution.steps, verdict.step_scores, strict=True)}
 
 
 def shown_solution(trace: Trace) -> Solution | None:
@@ -74,7 +84,11 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" else c for c in text)
 
 
-def _add_plan(tree: Tree, plan: Plan, answered: dict[int, SolutionStep]) -> None:
+def _surely(scores: dict[int, float], step: int) -> str:
+    return f"  [right so far: {scores[step]:.2f}]" if step in scores else ""
+
+
+def _add_plan(tree: Tree, plan: Plan, answered: dict[int, SolutionStep], sure: dict[int, float]) -> None:
     by_id = {step.id: step for step in plan.steps}
     needed = {j for step in plan.steps for j in step.needs}
     answers = {i: step.answer for i, step in answered.items()}
@@ -85,7 +99,7 @@ def _add_plan(tree: Tree, plan: Plan, answered: dict[int, SolutionStep]) -> None
             branch.add(_text(f"{step.id}. (see above)"))
             return
         shown.add(step.id)
-        reply = f" → {answered[step.id].text}" if step.id in answered else ""
+        reply = f" → {answered[step.id].text}{_surely(sure, step.id)}" if step.id in answered else ""
         below = branch.add(_text(f"{step.id}. {substitute(step.question, answers)}{reply}"))
         for j in step.needs:
             add(below, by_id[j])

@@ -15,7 +15,7 @@ from cleave.screening import Counts
 from cleave.seeds import derive_seed
 from cleave.tasks.registry import get_task
 from cleave.verdict_examples import VerdictEncoder
-from pipelines.judged import JudgedSource, check_judged, judged, split
+from pipelines.judged import JudgedSource, check_judged, judged, split, with_extras
 from pipelines.screened import collected
 from pipelines.sources import ExampleSource, Supply, held_out, supply_of
 from pipelines.start import add_lora, compile_layers, load_start
@@ -66,6 +66,7 @@ def _judged_data(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> D
         assert traces is not None
         trained, held = split(judged(traces, mix.title, get_task(mix.task)), traces)
         check_judged(traces, mix.title, trained, config.judge)
+        trained = with_extras(trained, mix.title, config.judge)
         sources[mix.title] = JudgedSource(mix.title, trained, config.judge, encoder, derive_seed("train", config.seed, mix.title))
         if held and mix.weight > 0 and config.evaluation.examples:
             measured.append(JudgedSource(mix.title, held, config.judge, encoder, derive_seed("held out", mix.title)))

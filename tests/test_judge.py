@@ -19,6 +19,7 @@ from cleave.lm.huggingface import HuggingFaceModel
 from cleave.plans import parse_plan
 from cleave.prompts import load_prompts
 from cleave.roles import VerifyRequest
+from cleave.solutions import parse_solution
 from cleave.types import Completion, Prompt, Solution, Usage
 from tests.puppet import Puppet, said
 from tests.test_roles import PROBLEM
@@ -60,6 +61,35 @@ async def test_a_verdict_is_the_odds_of_two_words_after_the_solution() -> None:
     assert PLANS[1].text in model.scored[2][0], "with the plan that the solution followed"
     assert [text for _, text in model.scored] == [" correct", " incorrect"] * 2
     assert reply.usage.prompt_tokens == 40
+
+
+async def test_each_step_is_scored_as_a_beginning_and_all_of_it_is_paid_for() -> None:
+    model = Scorer(0.9, 0.8, 0.3)
+    solution = parse_solution("1. 3 + 4 = 7\n2. 7 * 2 = 15\nThe answer is: 15")
+    (reply,) = await Judge(model, TEXT, step_scores=True)([VerifyRequest(PROBLEM, (solution,), PLANS[:1])])
+    (verdict,) = reply.verdicts
+    assert verdict is not None
+    assert (verdict.score, verdict.step_scores) == (pytest.approx(0.9), pytest.approx((0.8, 0.3)))
+    assert [text.partition("Solution:")[2] for text, _ in model.scored[2::2]] == [
+        "\n1. 3 + 4 = 7\nSolution is",
+        "\n1. 3 + 4 = 7\n2. 7 * 2 = 15\nSolution is",
+    ]
+    assert verdict.usage == reply.usage
+    assert reply.usage.prompt_tokens == 60
+
+
+async def test_a_step_that_cannot_be_judged_leaves_the_solution_its_score() -> None:
+    model = Scorer(0.9, math.nan)
+    solution = parse_solution("1. 3 + 4 = 7\nThe answer is: 7")
+    (reply,) = await Judge(model, TEXT, step_scores=True)([VerifyRequest(PROBLEM, (solution,))])
+    (verdict,) = reply.verdicts
+    assert verdict is not None
+    assert (round(verdict.score, 6), verdict.step_scores, reply.failures) == (0.9, (), ())
+
+
+def test_only_a_judge_scores_steps(tiny_model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="step_scores needs a verifier that judges"):
+        build_verifier(VerifierConfig.model_validate({"model": f"hf:{tiny_model_dir}", "step_scores": True}))
 
 
 async def test_the_score_is_calibrated_and_the_raw_one_stays() -> None:

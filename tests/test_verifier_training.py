@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3ForSequenceClassi
 
 from actors.judge import Judge
 from actors.verifier import build_verifier
-from cleave.calibration import VerifierCalibration
+from cleave.calibration import Calibration, VerifierCalibration
 from cleave.collection import Collection
 from cleave.config.base import validate
 from cleave.config.distill import DistillConfig
@@ -26,16 +26,19 @@ from cleave.errors import ConfigError, DataError
 from cleave.examples import Example, read_shard, write_shard
 from cleave.lm.build import build
 from cleave.packing import pack, pad
+from cleave.plans import parse_plan
 from cleave.prompts import load_prompts
 from cleave.roles import VerifyRequest
 from cleave.runs import RunFolder
+from cleave.solutions import parse_solution, parse_steps
 from cleave.tasks.registry import get_task
 from cleave.traces import ScoredTrace
-from cleave.types import Problem, Prompt, Sampling, Solution, Trace
+from cleave.types import Problem, Prompt, Sampling, Solution, Trace, Verdict
 from cleave.verdict_examples import JudgedSolution, VerdictEncoder, VerdictTokens
 from cleave.verdict_loss import VerdictLoss, from_scalar
+from pipelines.calibrate import _steps
 from pipelines.distill import check, main
-from pipelines.judged import JudgedProblem, JudgedSource, check_judged, judged, split
+from pipelines.judged import JudgedProblem, JudgedSource, check_judged, judged, split, with_extras
 from tests.test_distill import SHAPE
 
 PROMPTS = load_prompts("reference-v4")
@@ -265,6 +268,53 @@ def test_mistakes_are_found_before_anything_starts(collection: Path) -> None:
     with pytest.raises(ConfigError, match="reference-v1 cannot ask for a verdict"):
         check(make_config(collection, prompts="reference-v1"))
     assert "20 held-out examples" in check(make_config(collection))
+
+
+PLAN = parse_plan("1. What is 3 + 4?\n2. What is #1 * 2?")
+GOLD = Problem("g", "?", answer="14", gold_plan=PLAN, gold_steps=parse_steps("1. 3 + 4 = 7\n2. 7 * 2 = 14"))
+
+
+def own(text: str, right: bool) -> JudgedSolution:
+    return JudgedSolution(parse_solution(text), PLAN, right)
+
+
+RIGHT, SLIP = own("1. 3 + 4 = 7\n2. 7 * 2 = 14\nThe answer is: 14", True), own("1. 3 + 4 = 7\n2. 7 * 2 = 15\nThe answer is: 15", False)
+
+
+def test_one_solution_more_of_each_problem() -> None:
+    sampled = JudgedProblem(GOLD, (RIGHT,), (SLIP,))
+    noised, gold = sampled.with_extra("noised"), JudgedProblem(GOLD, (), (SLIP,)).with_extra("gold")
+    assert (noised.right, noised.wrong[0], len(noised.wrong)) == ((RIGHT,), SLIP, 2)
+    assert noised.wrong[1].solution.answer not in ("14", "15", None) or noised.wrong[1].solution.text != SLIP.solution.text
+    assert noised == sampled.with_extra("noised"), "the same in every run"
+    assert [(each.solution.answer, each.plan, each.right) for each in gold.right] == [("14", PLAN, True)]
+    assert sampled.with_extra("gold").right == (RIGHT,), "a solution that was sampled is not there twice"
+    assert JudgedProblem(GOLD, (), (SLIP,)).with_extra("noised").wrong == (SLIP,), "only a right one can be noised"
+    plain = judged_problem(1)
+    assert plain.with_extra("gold") == plain
+    with pytest.raises(DataError, match=r"own has no gold steps, which judge\.extra=gold needs"):
+        with_extras([plain], "own", JudgeConfig(extra="gold"))
+
+
+def test_beginnings_are_right_until_the_first_wrong_step() -> None:
+    problem = JudgedProblem(GOLD, (RIGHT,), (SLIP,))
+    right, wrong = problem.beginnings
+    assert [each.solution.text for each in right] == ["1. 3 + 4 = 7\n", "1. 3 + 4 = 7\n2. 7 * 2 = 14\n"], "shared ones count once"
+    assert [each.solution.text for each in wrong] == ["1. 3 + 4 = 7\n2. 7 * 2 = 15\n"]
+    units = problem.units(JudgeConfig(per_problem=1, steps_per_problem=2), random.Random(0))
+    assert [[each.right for each in unit] for _, unit in units] == [[True, False]] * 3
+    assert [unit[0].solution.answer for _, unit in units] == ["14", None, None]
+    with pytest.raises(DataError, match=r"judge\.steps_per_problem=2 needs"):
+        with_extras([judged_problem(1)], "own", JudgeConfig(steps_per_problem=2))
+
+
+def test_how_often_the_first_wrong_step_is_pointed_at() -> None:
+    late = own("1. 3 + 4 = 8\n2. 8 * 2 = 16\nThe answer is: 16", False)
+    verdicts = {RIGHT: Verdict(0.9, 1, (0.9, 0.9)), SLIP: Verdict(0.1, -1, (0.9, 0.2)), late: Verdict(0.1, -1, (0.8, 0.7))}
+    found = _steps([JudgedProblem(GOLD, (RIGHT,), (SLIP, late))], [verdicts], Calibration())
+    assert found == {"steps_judged": 2, "first_wrong_step": 0.5, "first_wrong_step_by_chance": 0.5}
+    shifted = _steps([JudgedProblem(GOLD, (RIGHT,), (SLIP, late))], [verdicts], Calibration(bias=-2.0))
+    assert shifted["first_wrong_step"] == 1, "by calibrated probabilities: with this one the first step of the other is doubtful too"
 
 
 def test_a_collection_without_wrong_or_without_right_solutions_is_refused() -> None:

@@ -66,6 +66,9 @@ class VerifierConfig(RoleConfig):
     scoring: Literal["auto", "judge", "likelihood"] = "auto"
     """judge: the model says whether a solution is right; likelihood: how likely it finds the text; auto: judge for a checkpoint that was
     trained as a verifier and for endpoints, likelihood for other local models."""
+    step_scores: bool = False
+    """Judge each solution's beginnings too: for each step, how likely all steps up to it are right (scoring: judge only). Means something
+    of a verifier that was trained with judge.steps_per_problem."""
 
 
 class RolesConfig(Config):
