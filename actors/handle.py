@@ -9,7 +9,7 @@ Left out: Ray (pool.py) and handles without batching (local.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Collection, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from actors.batcher import BatcherStats, MicroBatcher
 from actors.local import BatchedRole, LocalHandle, local_roles
 from cleave.config.roles import RoleConfig, RolesConfig
-from cleave.roles import DecomposeRequest, Roles, SolveRequest, VerifyRequest
+from cleave.roles import ROLES, DecomposeRequest, Role, Roles, SolveRequest, VerifyRequest
 from cleave.types import ModelInfo
 
 Q = TypeVar("Q")
@@ -57,11 +57,11 @@ class BatchingHandle(Generic[Q, A]):
 
 
 @asynccontextmanager
-async def inline_roles(config: RolesConfig, record: Path | None = None) -> AsyncIterator[Roles]:
+async def inline_roles(config: RolesConfig, record: Path | None = None, only: Collection[Role] = ROLES) -> AsyncIterator[Roles]:
     """The cast in this process behind micro-batchers; roles that name the same model share its weights. Raises ConfigError."""
-    local = await asyncio.to_thread(local_roles, config, record)
-    handles: list[BatchingHandle[Any, Any]] = [
-        BatchingHandle(_role(handle), role_config)
+    local = await asyncio.to_thread(local_roles, config, record, only)
+    handles: list[Any] = [
+        BatchingHandle(handle.role, role_config) if isinstance(handle, LocalHandle) else handle
         for handle, role_config in (
             (local.decomposer, config.decomposer),
             (local.solver, config.solver),
@@ -72,7 +72,8 @@ async def inline_roles(config: RolesConfig, record: Path | None = None) -> Async
         yield Roles(*handles)
     finally:
         for handle in handles:
-            await handle.aclose()
+            if isinstance(handle, BatchingHandle):
+                await handle.aclose()
 
 
 def batch_key(request: object) -> Hashable:
@@ -89,8 +90,3 @@ def sequences(request: object) -> int:
     if isinstance(request, DecomposeRequest | SolveRequest):
         return request.sampling.n
     return len(request.solutions) if isinstance(request, VerifyRequest) else 1
-
-
-def _role(handle: object) -> BatchedRole[Any, Any]:
-    assert isinstance(handle, LocalHandle)
-    return handle.role

@@ -7,19 +7,20 @@ async with open_roles(RolesConfig()) as roles:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from actors.decomposer import build_decomposer
 from actors.solver import build_solver
 from actors.verifier import build_likelihood, build_verifier
 from cleave.config.model import ModelConfig
 from cleave.config.roles import RolesConfig
+from cleave.errors import RoleUnavailable
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel
-from cleave.roles import Roles, VerifyReply, VerifyRequest
+from cleave.roles import ROLES, Role, RoleHandle, Roles, VerifyReply, VerifyRequest
 from cleave.types import ModelInfo
 
 Q = TypeVar("Q")
@@ -56,7 +57,20 @@ class LocalHandle(Generic[Q, A]):
         await self.role.aclose()
 
 
-def local_roles(config: RolesConfig, record: Path | None = None) -> Roles:
+class NotAsked:
+    """In the place of a role that a run does not ask, so that nothing is loaded for it."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def __call__(self, request: object) -> Any:
+        raise RoleUnavailable(f"the {self._role} is not hosted in this run.")
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo("not asked")
+
+
+def local_roles(config: RolesConfig, record: Path | None = None, only: Collection[Role] = ROLES) -> Roles:
     """Build the cast in this process. Roles that name the same model share its weights; `record` appends every call to that file.
 
     Raises ConfigError. Loading local weights blocks.
@@ -68,14 +82,19 @@ def local_roles(config: RolesConfig, record: Path | None = None) -> Roles:
             models[wanted] = build(wanted, record)
         return models[wanted]
 
-    decomposer = build_decomposer(config.decomposer, model(config.decomposer.model))
-    solver = build_solver(config.solver, model(config.solver.model))
-    verifier: BatchedRole[VerifyRequest, VerifyReply] = (
-        build_likelihood(config.solver, solver.model)
-        if config.verifier is None
-        else build_verifier(config.verifier, model(config.verifier.model))
+    def verifier() -> BatchedRole[VerifyRequest, VerifyReply]:
+        if config.verifier is not None:
+            return build_verifier(config.verifier, model(config.verifier.model))
+        return build_likelihood(config.solver, model(config.solver.model) if "solver" in only else None)
+
+    def handle(role: Role, open_role: Callable[[], BatchedRole[Any, Any]]) -> RoleHandle[Any, Any]:
+        return LocalHandle(open_role()) if role in only else NotAsked(role)
+
+    return Roles(
+        handle("decomposer", lambda: build_decomposer(config.decomposer, model(config.decomposer.model))),
+        handle("solver", lambda: build_solver(config.solver, model(config.solver.model))),
+        handle("verifier", verifier),
     )
-    return Roles(LocalHandle(decomposer), LocalHandle(solver), LocalHandle(verifier))
 
 
 @asynccontextmanager

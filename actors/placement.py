@@ -8,13 +8,13 @@ scaled up first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cleave.config.roles import RoleConfig, RolesConfig
+from cleave.config.roles import RolesConfig
 from cleave.errors import ConfigError
-from cleave.roles import Role
+from cleave.roles import ROLES, Role
 
 TOLERANCE = 1e-6
 
@@ -32,26 +32,20 @@ class Bundle:
         return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
 
-def bundles(config: RolesConfig) -> list[Bundle]:
-    """The bundles of all roles that have actors."""
-    roles: list[tuple[Role, RoleConfig | None]] = [
-        ("decomposer", config.decomposer),
-        ("solver", config.solver),
-        ("verifier", config.verifier),
-    ]
+def bundles(config: RolesConfig, only: Collection[Role] = ROLES) -> list[Bundle]:
+    """The bundles of all roles that have actors, or of some."""
     return [
         Bundle(role, wanted.resources.num_replicas, wanted.resources.num_cpus, wanted.resources.num_gpus)
-        for role, wanted in roles
-        if wanted is not None
+        for role, wanted in config.played(only).items()
     ]
 
 
-def preflight(config: RolesConfig) -> None:
+def preflight(config: RolesConfig, only: Collection[Role] = ROLES) -> None:
     """Raise ConfigError if the cluster that Ray is connected to cannot hold all actors at the same time."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    check(bundles(config), [node["Resources"] for node in nodes if node["Alive"]])
+    check(bundles(config, only), [node["Resources"] for node in nodes if node["Alive"]])
 
 
 def check(wanted: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> None:

@@ -11,7 +11,7 @@ errors are of errors.py. Left out: hosting (host.py) and checking the cluster (p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -21,13 +21,13 @@ from ray.util.metrics import Gauge
 
 from actors.batcher import BatcherStats
 from actors.host import ACTORS, Health
-from actors.local import LocalHandle
+from actors.local import LocalHandle, NotAsked
 from actors.placement import preflight
 from actors.verifier import build_likelihood
 from cleave.config.roles import RoleConfig, RolesConfig
 from cleave.console import say
 from cleave.errors import CleaveError, RoleUnavailable
-from cleave.roles import Role, Roles
+from cleave.roles import ROLES, Role, Roles
 from cleave.types import ModelInfo
 
 Q = TypeVar("Q")
@@ -106,27 +106,22 @@ class PoolHandle(Generic[Q, A]):
 
 
 @contextmanager
-def pool_roles(config: RolesConfig) -> Iterator[Roles]:
-    """Start the actors of all roles on the cluster that Ray is connected to; stop them at the end.
+def pool_roles(config: RolesConfig, only: Collection[Role] = ROLES) -> Iterator[Roles]:
+    """Start the actors of all roles, or of some, on the cluster that Ray is connected to; stop them at the end.
 
     Without a configured verifier, solutions are scored in this process by the likelihood that the solver reported.
     Raises ConfigError at once if the cluster is too small, and what a role raised that could not be built.
     """
-    preflight(config)
+    preflight(config, only)
     started: list[Any] = []
     try:
-        waiting = {role: _start(role, wanted, started) for role, wanted in _wanted(config).items()}
+        waiting = {role: _start(role, wanted, started) for role, wanted in config.played(only).items()}
         handles = {role: PoolHandle[Any, Any](role, actors, _ready(role, actors)) for role, actors in waiting.items()}
         verifier = handles.get("verifier") or LocalHandle(build_likelihood(config.solver))
-        yield Roles(handles["decomposer"], handles["solver"], verifier)
+        yield Roles(handles.get("decomposer") or NotAsked("decomposer"), handles.get("solver") or NotAsked("solver"), verifier)
     finally:
         for actor in started:
             ray.kill(actor)
-
-
-def _wanted(config: RolesConfig) -> dict[Role, RoleConfig]:
-    wanted: dict[Role, RoleConfig] = {"decomposer": config.decomposer, "solver": config.solver}
-    return wanted if config.verifier is None else wanted | {"verifier": config.verifier}
 
 
 def _start(role: Role, config: RoleConfig, started: list[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from cleave.config.ask import AskConfig
 from cleave.config.base import load, read_yaml
 from cleave.config.roles import RolesConfig
 from cleave.console import out, say_error
-from cleave.events import Event, OnEvent, PlanMade, SolutionFound, StepAsked
+from cleave.events import Event, OnEvent, PlanMade, SolutionFound, StageEntered, StepAsked
 from cleave.questions import MAX_BYTES, check_question, problem_of
 from cleave.reasoning import reason
 from cleave.roles import Roles
@@ -98,6 +98,8 @@ def spinner() -> Iterator[OnEvent | None]:
 
 def activity(event: Event) -> str:
     """What the loop does after an event, in a few words."""
+    if isinstance(event, StageEntered):
+        return f"stage {event.stage + 1} of {event.of}: {event.strategy}, n = {event.n}"
     if isinstance(event, PlanMade):
         return f"solving {len(event.plan.steps)} steps"
     if isinstance(event, StepAsked):

@@ -1,111 +1,103 @@
-"""One problem under way: what has been found, and the calls to the roles, each admitted, booked, timed and reported.
+"""One attempt at a problem, that of a stage: what has been found, and what the roles are asked for.
 
-Strategies write here as they go, so that whatever was found before a failure stays. Made and read by reasoning.py.
+Strategies write here as they go, so that whatever was found before a failure stays. Made by stages.py. Left out: admitting, booking and
+timing the calls (case.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from cleave.budget import Meter
 from cleave.calibration import VoteCalibration
-from cleave.config.reasoning import ReasoningConfig
+from cleave.case import Case, RoleFailed, failing, failure_of, is_budget
+from cleave.config.reasoning import ReasoningConfig, Stage
 from cleave.early_stopping import count, enough
-from cleave.errors import BudgetExceeded, CleaveError, ParseError
-from cleave.events import Event, Failed, OnEvent, PlanMade, SolutionFound, VerdictsGiven
+from cleave.errors import ParseError
+from cleave.events import Failed, PlanMade, SolutionFound, VerdictsGiven
 from cleave.gold_solver import gold_reply
 from cleave.plans import DEFAULT_LIMITS, check_plan
-from cleave.roles import DecomposeReply, DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest, VerifyRequest
+from cleave.roles import DecomposeReply, DecomposeRequest, SolveReply, SolveRequest, VerifyRequest
 from cleave.seeds import derive_seed
+from cleave.selection import Choice, Options, agreement, select
 from cleave.tasks.scoring import normalise
-from cleave.types import Failure, ModelInfo, Plan, Problem, Sampling, Solution, SolutionStep, Usage, Verdict
+from cleave.types import Failure, Plan, Sampling, Solution, SolutionStep, Trace, Verdict
 
 NO_LIMIT = 1 << 20
 """Tokens per reply that the loop asks for: the limit is each role's own `max_tokens`."""
 
-Q = TypeVar("Q")
-A = TypeVar("A")
-
-
-class RoleFailed(Exception):
-    """A role's typed error as data, on its way to the trace. Never leaves the loop."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
 
 @dataclass
 class Attempt:
-    """`solutions` and `plan_of` are keyed by sample, so that their order never depends on arrival. `plans` are those that were made before
-    anything was solved. `drawn` samples have been asked for, `window` are those of the round."""
+    """`solutions` and `plan_of` are keyed by sample, counted from 0, so that their order never depends on arrival. `plans` are those that
+    were made before anything was solved. `window` are the samples of the round. `number` is the stage's, from 0, `before` the number of
+    solutions that earlier stages brought. `judged`: the verifier was asked."""
 
-    problem: Problem
-    roles: Roles
-    strategy: ReasoningConfig
-    meter: Meter
-    on_event: OnEvent | None = None
+    case: Case
+    stage: Stage
+    number: int = 0
+    before: int = 0
     plans: list[Plan] = field(default_factory=list)
     solutions: dict[int, Solution] = field(default_factory=dict)
     plan_of: dict[int, Plan] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     window: range = range(0)
+    judged: bool = False
     verdicts: tuple[Verdict | None, ...] = ()
     votes: VoteCalibration | None = None
-    usage: dict[str, Usage] = field(default_factory=dict)
-    models: dict[str, ModelInfo] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def strategy(self) -> ReasoningConfig:
+        """How this stage reasons."""
+        return self.stage.reasoning
 
     @property
     def drawn(self) -> int:
         """How many samples have been asked for."""
         return self.window.stop
 
+    @property
+    def asked(self) -> int:
+        """How many samples an answer's share is of: those that were asked for, or would have been."""
+        return self.drawn or self.strategy.n
+
     def next_round(self) -> bool:
-        """Move on to the samples that come next; False where none are left, or enough were drawn."""
+        """Move on to the samples that come next; False where none are left, or enough were drawn. Raises RoleFailed where the budget leaves
+        no room for one."""
         n, threshold, start = self.strategy.n, self.strategy.stop_early, self.drawn
-        if start and (threshold is None or start == n or enough(self._votes(), n - start, threshold)):
+        if start == n or (start and threshold is not None and enough(self._votes(), n - start, threshold)):
             return False
-        self.window = range(start, n if threshold is None else min(n, start + self.strategy.samples_per_round))
+        wanted = n - start if threshold is None else min(n - start, self.strategy.samples_per_round)
+        self.window = range(start, start + self.case.grant(wanted))
         return True
 
     def _votes(self) -> list[int]:
         return count([None if solution.answer is None else normalise(solution.answer) for solution in self.ordered()])
 
-    def emit(self, event: Event) -> None:
-        if self.on_event is not None:
-            self.on_event(event)
-
     def seed(self, *parts: int | str) -> int:
-        """A seed of this run and problem for the purpose that `parts` name."""
-        return derive_seed(self.strategy.seed, self.problem.id, *parts)
+        """A seed of this run, problem and stage for the purpose that `parts` name. The first stage draws what it would draw alone."""
+        stage = ("stage", self.number) if self.number else ()
+        return derive_seed(self.strategy.seed, self.case.problem.id, *stage, *parts)
 
-    async def identify(self) -> None:
-        """Note which models answer."""
-        try:
-            self.models.update(await self.roles.models())
-        except CleaveError as error:
-            raise RoleFailed(failure_of(error)) from error
+    def place(self, sample: int) -> int:
+        """The place of a sample among the solutions of all stages."""
+        return self.before + sample
 
     async def decompose(self) -> list[Plan]:
         """Ask for plans. Those that cannot be read are left out; none at all is a ParseError of the decomposer."""
         if self.strategy.gold_plan:
             return self._take_gold_plan()
         sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature, n=self.strategy.plans)
-        request = DecomposeRequest(self.problem, sampling, self.seed("decomposer"), self.strategy.max_steps)
-        with self.phase("decompose"):
-            reply = await self._call("decomposer", self.roles.decomposer, request)
+        request = DecomposeRequest(self.case.problem, sampling, self.seed("decomposer"), self.strategy.max_steps)
+        with self.case.phase("decompose"):
+            reply = await self.case.call("decomposer", self.case.roles.decomposer, request)
         self.plans, failures = self._readable(reply)
         for plan in self.plans:
-            self.emit(PlanMade(plan))
+            self.case.emit(PlanMade(plan))
         for failure in failures:
-            self.emit(Failed(failure))
-        self.check_budget("decomposer")
+            self.case.emit(Failed(failure))
+        self.case.check_budget("decomposer")
         return self.plans
 
     async def extend(self, sample: int, plan: Plan, known: tuple[SolutionStep, ...]) -> Plan:
@@ -113,16 +105,16 @@ class Attempt:
         k = len(plan.steps)
         sampling = Sampling(NO_LIMIT, self.strategy.plan_temperature)
         request = DecomposeRequest(
-            self.problem, sampling, self.seed("decomposer", sample, k), self.strategy.max_steps, "next", asked=plan, known=known
+            self.case.problem, sampling, self.seed("decomposer", sample, k), self.strategy.max_steps, "next", asked=plan, known=known
         )
-        reply = await self._call("decomposer", self.roles.decomposer, request)
+        reply = await self.case.call("decomposer", self.case.roles.decomposer, request)
         longer = self._readable(reply)[0][0]
         if longer.steps[:k] != plan.steps or len(longer.steps) > k + 1:
             message = "the decomposer changed sub-questions that are answered already; check its host."
             raise RoleFailed(Failure("ParseError", message, "decomposer"))
         self.plan_of[sample] = longer
         if longer != plan:
-            self.emit(PlanMade(longer, sample))
+            self.case.emit(PlanMade(longer, self.place(sample)))
         return longer
 
     def _readable(self, reply: DecomposeReply) -> tuple[list[Plan], list[Failure]]:
@@ -145,27 +137,25 @@ class Attempt:
         return plans, failures
 
     def _take_gold_plan(self) -> list[Plan]:
-        if self.problem.gold_plan is None:
-            message = f"{self.problem.id} has no gold plan; choose a task that has them, or set gold_plan=false."
+        if self.case.problem.gold_plan is None:
+            message = f"{self.case.problem.id} has no gold plan; choose a task that has them, or set gold_plan=false."
             raise RoleFailed(Failure("DataError", message, "decomposer"))
-        self.plans.append(self.problem.gold_plan)
-        self.emit(PlanMade(self.problem.gold_plan))
+        self.plans.append(self.case.problem.gold_plan)
+        self.case.emit(PlanMade(self.case.problem.gold_plan))
         return self.plans
 
     async def solve(self, request: SolveRequest) -> SolveReply:
         """Ask the solver once, for as many samples as the request says. The reply has at least one solution."""
         if self.strategy.gold_steps:
             return self._take_gold_steps(request)
-        reply = await self._call("solver", self.roles.solver, request)
+        reply = await self.case.call("solver", self.case.roles.solver, request)
         if not reply.solutions:
             raise RoleFailed(Failure("GenerationError", "the solver sent no solution; check its model.", "solver"))
         return reply
 
     def _take_gold_steps(self, request: SolveRequest) -> SolveReply:
-        try:
+        with failing("solver"):
             return gold_reply(request)
-        except CleaveError as error:
-            raise RoleFailed(failure_of(error, "solver")) from error
 
     def sampling(self, n: int = 1) -> Sampling:
         """The solver's sampling options."""
@@ -176,50 +166,35 @@ class Attempt:
         self.solutions[sample] = solution
         if plan is not None:
             self.plan_of[sample] = plan
-        self.emit(SolutionFound(sample, solution))
+        self.case.emit(SolutionFound(self.place(sample), solution))
 
     def fail(self, sample: int, failure: Failure) -> None:
         """Note why sample `sample` came to nothing; the others go on."""
         self.failures[sample] = failure
-        self.emit(Failed(failure))
+        self.case.emit(Failed(failure))
 
     async def verify(self) -> None:
-        """Have all solutions scored, if there is a verifier and anything to score."""
-        if self.roles.verifier is None or not self.solutions:
+        """Have all solutions scored, once, if there is a verifier and anything to score."""
+        if self.judged or self.case.roles.verifier is None or not self.solutions:
             return
-        request = VerifyRequest(self.problem, self.ordered(), self.ordered_plans())
-        with self.phase("verify"):
-            reply = await self._call("verifier", self.roles.verifier, request)
+        self.judged = True
+        request = VerifyRequest(self.case.problem, self.ordered(), self.ordered_plans())
+        with self.case.phase("verify"):
+            reply = await self.case.call("verifier", self.case.roles.verifier, request)
         if len(reply.verdicts) not in (0, len(self.solutions)):
             message = f"{len(reply.verdicts)} verdicts for {len(self.solutions)} solutions; check the verifier."
             raise RoleFailed(Failure("ParseError", message, "verifier"))
         self.verdicts, self.votes = reply.verdicts, reply.votes
         for failure in reply.failures:
-            self.emit(Failed(failure))
+            self.case.emit(Failed(failure))
         if self.verdicts:
-            self.emit(VerdictsGiven(self.verdicts))
-        self.check_budget("verifier")
-
-    def check_budget(self, role: Role) -> None:
-        """Raise RoleFailed if the calls so far have passed a limit."""
-        try:
-            self.meter.check()
-        except CleaveError as error:
-            raise RoleFailed(failure_of(error, role)) from error
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time one phase in wall seconds."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+            self.case.emit(VerdictsGiven((None,) * self.before + self.verdicts))
+        self.case.check_budget("verifier")
 
     def failure(self) -> Failure | None:
-        """What the samples' failures mean for the problem: a budget that ran out always counts, another failure if it hit every sample."""
+        """What the samples' failures mean for the attempt: a budget that ran out always counts, another failure if it hit every sample."""
         failures = [self.failures[i] for i in sorted(self.failures)]
-        exceeded = [failure for failure in failures if failure.type == BudgetExceeded.__name__]
+        exceeded = [failure for failure in failures if is_budget(failure)]
         if exceeded:
             return exceeded[0]
         return failures[0] if failures and len(failures) == self.drawn else None
@@ -234,33 +209,27 @@ class Attempt:
             return tuple(self.plan_of[i] for i in sorted(self.solutions))
         return tuple(self.plans) or tuple(self.plan_of[i] for i in sorted(self.plan_of))
 
-    async def _call(self, role: Role, handle: RoleHandle[Q, A], request: Q) -> A:
-        try:
-            with self.meter.call(free=self._is_free(role)) as entry:
-                try:
-                    reply = await handle(request)
-                    entry.usage = reply.usage  # type: ignore[attr-defined]
-                finally:
-                    self.usage[role] = self.usage.get(role, Usage()) + entry.usage
-        except CleaveError as error:
-            raise RoleFailed(failure_of(error, role)) from error
-        except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            message = "the host cancelled the call; check that it is still running."  # nobody here asked for it
-            raise RoleFailed(Failure("RoleUnavailable", message, role)) from cancelled
-        return reply
+    def choice(self) -> Choice | None:
+        """What the selection rule takes of the solutions; None when none has an answer."""
+        options = Options(self.strategy.rerank_top_k, self.strategy.majority_top_n)
+        return select(self.strategy.selection, self.ordered(), self.verdicts, asked=self.asked, options=options, votes=self.votes)
 
-    def _is_free(self, role: Role) -> bool:
-        """Whether the role asks no model: it says so by having no parameters (the likelihood verifier)."""
-        info = self.models.get(role)
-        return info is not None and info.parameters == 0
+    def agreement(self, choice: Choice) -> float:
+        """The share of the samples that give the chosen answer."""
+        return agreement(self.ordered(), choice.index, self.asked)
+
+    def holds(self) -> bool:
+        """Whether there is an answer and the stage takes it."""
+        choice = self.choice()
+        return choice is not None and self.stage.takes(self.agreement(choice), choice.confidence)
 
 
-def failure_of(error: CleaveError, role: str = "") -> Failure:
-    """An error as data."""
-    return Failure(type(error).__name__, str(error), role)
+def recorded(case: Case, stage: Stage, trace: Trace) -> Attempt:
+    """The attempt that ended in `trace`, before its solutions were judged."""
+    attempt = Attempt(case, stage, plans=list(trace.plans) if len(trace.plans) == 1 else [], solutions=dict(enumerate(trace.solutions)))
+    attempt.plan_of |= {i: plan for i in attempt.solutions if (plan := trace.plan_of(i)) is not None}
+    attempt.window = range(len(trace.solutions) if stage.reasoning.stop_early else stage.reasoning.n)
+    return attempt
 
 
 async def together(coroutines: Iterable[Coroutine[object, object, None]]) -> None:

@@ -1,7 +1,8 @@
 """What one problem may cost: a meter that admits calls, books their usage and raises BudgetExceeded.
 
 Before a call: no limit may be reached, calls in flight included. After a call: no limit may be passed. So tokens and money can
-overshoot by the calls in flight, and the number of calls cannot. Time is the loop's own timeout (`deadline`).
+overshoot by the calls in flight, and the number of calls cannot. Samples are granted before they are drawn, never more than there are
+left. Time is the loop's own timeout (`deadline`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Meter:
         self.limits = limits
         self.used = Usage()
         self._in_flight = 0
+        self._samples = 0
 
     def deadline(self) -> float | None:
         """Time of the event loop's clock at which `max_seconds` from now are over; None without that limit."""
@@ -57,6 +59,20 @@ class Meter:
         for name, used, limit in self._readings():
             if limit is not None and used > limit:
                 raise BudgetExceeded(f"{name} reached {used:g}, the limit is {limit:g}; raise budget.max_{name}.")
+
+    def grant(self, samples: int) -> int:
+        """Book that many samples, or as many as the limit leaves; returns how many. Raises BudgetExceeded if it leaves none."""
+        self.check_samples()
+        limit = self.limits.max_samples
+        granted = samples if limit is None else min(samples, limit - self._samples)
+        self._samples += granted
+        return granted
+
+    def check_samples(self) -> None:
+        """Raise BudgetExceeded if no further sample may be drawn."""
+        limit = self.limits.max_samples
+        if limit is not None and self._samples >= limit:
+            raise BudgetExceeded(f"the limit of {limit} samples leaves no room for another; raise budget.max_samples.")
 
     def _admit(self) -> None:
         for name, used, limit in self._readings():

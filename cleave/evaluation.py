@@ -6,6 +6,7 @@ Everything is a counter: memory does not grow with the number of problems. What 
   abstained      an answer was withheld for being too unsure; counts as not solved, and the precision is over the others
   unjudged       the verifier failed and no answer could be chosen; listed, and left out of every accuracy
   unlabelled     there is no gold answer; left out of every accuracy
+A verdict that is missing costs no answer and moves none of these; it is listed under `failures` too.
 Left out: how a single answer is scored (tasks/scoring.py) and how the figures are shown (report.py, pipelines/evaluate.py).
 """
 
@@ -19,10 +20,16 @@ from typing import Any, Literal
 
 from cleave.intervals import Interval, Pairs, paired_difference, wilson
 from cleave.traces import ScoredTrace
-from cleave.types import Usage
+from cleave.types import Failure, Trace, Usage
 
 By = Literal["overall", "task", "depth", "skill", "task and depth"]
 OVERALL = "all"
+VERDICT_MISSING = Failure(
+    "VerdictMissing", "a solution got no verdict and votes as if scored nothing; check max_model_len and prompts.", "verifier"
+)
+"""Of why a solution could not be judged the trace keeps only that it was not."""
+_JUDGES_SOME = ("adaptive",)
+"""Strategies that leave solutions unjudged on purpose."""
 
 
 @dataclass
@@ -127,11 +134,10 @@ class Evaluation:
             self._tallies.setdefault(group, {}).setdefault(row.variant, Tally()).add(row)
         self.costs[row.variant].add(row)
         self._pairing.add(row)
-        error = row.trace.error
-        if error is not None:
-            failures = self.failures.setdefault((row.variant, error.type, error.role), Failures(message=error.message))
-            failures.count += 1
-            failures.unsolved += row.outcome == "failed"
+        if row.trace.error is not None:
+            self._list(row.variant, row.trace.error, unsolved=row.outcome == "failed")
+        if lacks_verdict(row.trace):
+            self._list(row.variant, VERDICT_MISSING, unsolved=False)
 
     def add_all(self, rows: Iterable[ScoredTrace]) -> Evaluation:
         """Count many traces; returns itself."""
@@ -185,6 +191,11 @@ class Evaluation:
                 "low": difference.interval.low,
                 "high": difference.interval.high,
             }
+
+    def _list(self, variant: str, failure: Failure, *, unsolved: bool) -> None:
+        failures = self.failures.setdefault((variant, failure.type, failure.role), Failures(message=failure.message))
+        failures.count += 1
+        failures.unsolved += unsolved
 
     def _accuracy(self, tally: Tally) -> dict[str, Any]:
         interval = tally.accuracy(self.confidence)
@@ -242,6 +253,11 @@ def groups(row: ScoredTrace) -> list[tuple[By, str]]:
     if problem.depth:
         found += [("depth", str(problem.depth)), ("task and depth", f"{row.task} {problem.depth}")]
     return found + [("skill", skill) for skill in dict.fromkeys(problem.skills)]
+
+
+def lacks_verdict(trace: Trace) -> bool:
+    """Whether the verifier judged, but could not judge every solution."""
+    return None in trace.verdicts and trace.strategy not in _JUDGES_SOME
 
 
 def _natural(key: str) -> tuple[str, int]:

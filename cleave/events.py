@@ -25,6 +25,17 @@ class Event:
 
 
 @dataclass(frozen=True)
+class StageEntered(Event):
+    """Stage number `stage`, from 0, `of` several begins (adaptive): with `n` samples of `strategy`. What follows is of this stage."""
+
+    event: ClassVar[str] = "stage"
+    stage: int
+    of: int
+    strategy: str
+    n: int
+
+
+@dataclass(frozen=True)
 class PlanMade(Event):
     """A decomposer's plan was read. dynamic: the plan so far of `sample`, each time that it has grown; None: a plan for any sample."""
 
@@ -63,7 +74,7 @@ class SolutionFound(Event):
 
 @dataclass(frozen=True)
 class VerdictsGiven(Event):
-    """The verifier has scored all solutions."""
+    """The verifier has scored the solutions; None: it could not, or was not asked (adaptive: stages before)."""
 
     event: ClassVar[str] = "verdicts"
     verdicts: tuple[Verdict | None, ...]
@@ -81,7 +92,7 @@ class Selected(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """Something failed: one of several plans or solutions, or (`final`, the last event) the problem as a whole."""
+    """Something failed: one of several plans, solutions or stages, or (`final`, the last event) the problem as a whole."""
 
     event: ClassVar[str] = "failed"
     failure: Failure
@@ -89,4 +100,4 @@ class Failed(Event):
 
 
 OnEvent = Callable[[Event], None]
-EVENTS: tuple[type[Event], ...] = (PlanMade, StepAsked, StepAnswered, SolutionFound, VerdictsGiven, Selected, Failed)
+EVENTS: tuple[type[Event], ...] = (StageEntered, PlanMade, StepAsked, StepAnswered, SolutionFound, VerdictsGiven, Selected, Failed)

@@ -11,27 +11,30 @@ Every door uses this loop: the command line, batch evaluation, trace collection,
    What `dynamic` asked and answered before a failure stays, with the plan as far as it had emerged.
 5. Calls carry seeds derived from the run's seed, the problem's id and the call's purpose: the Trace does not depend on the order in
    which calls return.
-6. Budgets are checked before and after every call, time at any moment. The number of calls never exceeds its limit, as long as
-   roles make one call per request; tokens and money can overshoot by the calls in flight.
+6. Budgets are checked before and after every call, time at any moment, over all stages. The number of samples never exceeds its limit,
+   nor does the number of calls, as long as roles make one call per request; tokens and money can overshoot by the calls in flight.
 7. Plans are bounded and acyclic whoever sends them (plans.py), and nothing that a model wrote is evaluated.
 8. A verifier's failure loses no answer: what it did not score votes as if scored nothing.
 9. An answer that is withheld (`abstain_below`) is an Abstained error without answer; `chosen` and the confidence stay.
+10. `adaptive`: what a stage draws depends on its place in the config alone, not on what other stages did. All solutions stay in the
+    Trace, in order; a stage's failure that another stage makes good is an event, not the Trace's error.
 
-Left out: how roles are hosted (actors/, serve/), and which of them need what resources.
+Left out: which stages are entered (stages.py), how roles are hosted (actors/, serve/), and which of them need what resources.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from cleave.attempt import Attempt, RoleFailed, failure_of
+from cleave.attempt import recorded
 from cleave.budget import Meter, out_of_time
+from cleave.case import Case, RoleFailed, failure_of
 from cleave.config.reasoning import BudgetConfig, ReasoningConfig
 from cleave.errors import Abstained
 from cleave.events import Failed, OnEvent, Selected
 from cleave.roles import Roles
-from cleave.selection import Choice, Options, select
-from cleave.strategies import STRATEGIES
+from cleave.selection import Choice
+from cleave.stages import Stages
 from cleave.types import Failure, Problem, Trace
 
 
@@ -44,40 +47,54 @@ async def reason(
 ) -> Trace:
     """Reason about one problem. `budget` None: the strategy's own. `on_event` is called in order, from this event loop."""
     limits = strategy.budget if budget is None else budget
-    attempt = Attempt(problem, roles, strategy, Meter(limits), on_event)
-    with attempt.phase("total"):
-        failure = await _attempt(attempt, limits)
-        options = Options(strategy.rerank_top_k, strategy.majority_top_n)
-        asked = attempt.drawn or strategy.n
-        choice = select(strategy.selection, attempt.ordered(), attempt.verdicts, asked=asked, options=options, votes=attempt.votes)
+    case = Case(problem, roles, Meter(limits), on_event)
+    stages = Stages(case, strategy)
+    with case.phase("total"):
+        failure = await _attempt(stages, limits)
+        choice = stages.choice()
     if choice is None and failure is None:
-        failure = Failure("ParseError", f"none of the {asked} solutions has a final answer; check the solver's prompts.", "solver")
+        failure = Failure("ParseError", f"none of the {stages.asked} solutions has a final answer; check the solver's prompts.", "solver")
     if choice is not None and failure is None:
         failure = _too_unsure(choice, strategy.abstain_below)
-    _report(attempt, choice, failure)
-    return _trace(attempt, choice, failure)
+    _report(case, choice, failure)
+    return _trace(stages, choice, failure)
 
 
-async def _attempt(attempt: Attempt, limits: BudgetConfig) -> Failure | None:
+async def judge(trace: Trace, roles: Roles, strategy: ReasoningConfig, on_event: OnEvent | None = None) -> Trace:
+    """Have the solutions of a trace judged and chosen among anew, as `strategy` says. Its plans and solutions, what they cost and what
+    failed stay; only the verifier is asked. Samples of `adaptive` stopped by what was thought of them then: they are not for this."""
+    assert roles.verifier is not None
+    case = Case(trace.problem, roles, Meter(BudgetConfig()), on_event)
+    case.usage |= {role: usage for role, usage in trace.usage.items() if role != "verifier"}
+    case.models |= {**trace.models, "verifier": await roles.verifier.info()}
+    case.timings |= {phase: seconds for phase, seconds in trace.timings.items() if phase not in ("verify", "total")}
+    stages = Stages(case, strategy, [recorded(case, strategy.in_stages()[0], trace)])
+    failure = None if trace.error is None or trace.error.role == "verifier" or _abstained(trace.error) else trace.error
+    with case.phase("total"):
+        try:
+            await stages.attempts[0].verify()
+        except RoleFailed as failed:
+            failure = failed.failure
+        choice = stages.choice()
+    if choice is not None and failure is None:
+        failure = _too_unsure(choice, strategy.abstain_below)
+    _report(case, choice, failure)
+    return _trace(stages, choice, failure)
+
+
+async def _attempt(stages: Stages, limits: BudgetConfig) -> Failure | None:
     """Plan, solve and verify, in the time that there is. Returns what stopped it, None if nothing did."""
-    strategy = STRATEGIES[attempt.strategy.strategy]
     try:
-        async with asyncio.timeout_at(attempt.meter.deadline()) as clock:
-            await attempt.identify()
-            plans = await attempt.decompose() if strategy.planned else [None]
-            with attempt.phase("solve"):
-                while attempt.next_round():
-                    await strategy.solve(attempt, plans)
-            failure = attempt.failure()
-            if failure is None:
-                await attempt.verify()
-            return failure
+        async with asyncio.timeout_at(stages.case.meter.deadline()) as clock:
+            await stages.case.identify()
+            await stages.run()
     except RoleFailed as failed:
         return failed.failure
     except TimeoutError:
         if not clock.expired():
             raise
         return failure_of(out_of_time(limits))
+    return None
 
 
 def _too_unsure(choice: Choice, threshold: float | None) -> Failure | None:
@@ -90,30 +107,32 @@ def _too_unsure(choice: Choice, threshold: float | None) -> Failure | None:
     )
 
 
-def _report(attempt: Attempt, choice: Choice | None, failure: Failure | None) -> None:
+def _report(case: Case, choice: Choice | None, failure: Failure | None) -> None:
     if choice is not None and not _abstained(failure):
-        attempt.emit(Selected(choice.index, choice.answer, choice.confidence))
+        case.emit(Selected(choice.index, choice.answer, choice.confidence))
     if failure is not None:
-        attempt.emit(Failed(failure, final=True))
+        case.emit(Failed(failure, final=True))
 
 
 def _abstained(failure: Failure | None) -> bool:
     return failure is not None and failure.type == Abstained.__name__
 
 
-def _trace(attempt: Attempt, choice: Choice | None, failure: Failure | None) -> Trace:
+def _trace(stages: Stages, choice: Choice | None, failure: Failure | None) -> Trace:
+    case, strategy = stages.case, stages.strategy
     return Trace(
-        problem=attempt.problem,
-        strategy=attempt.strategy.strategy,
-        seed=attempt.strategy.seed,
-        plans=attempt.ordered_plans(),
-        solutions=attempt.ordered(),
-        verdicts=attempt.verdicts,
+        problem=case.problem,
+        strategy=strategy.strategy,
+        seed=strategy.seed,
+        plans=stages.plans(),
+        solutions=stages.solutions(),
+        verdicts=stages.verdicts(),
         answer=choice.answer if choice and not _abstained(failure) else None,
         chosen=choice.index if choice else None,
         confidence=choice.confidence if choice else None,
-        usage=dict(attempt.usage),
-        models=dict(attempt.models),
-        timings=dict(attempt.timings),
+        usage=dict(case.usage),
+        models=dict(case.models),
+        timings=dict(case.timings),
         error=failure,
+        stages=stages.sizes(),
     )

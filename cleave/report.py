@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from cleave.confidence import ConfidenceTable
 from cleave.config.base import validate
 from cleave.config.evaluate import EvaluateConfig
 from cleave.console import say
@@ -28,6 +29,7 @@ from cleave.sample_tree import SampleTree, sample_tree
 from cleave.selection import Options
 from cleave.selection_table import SelectionTable
 from cleave.tasks.registry import get_task
+from cleave.tasks.task import Task
 from cleave.traces import TRACES, ScoredTrace, read_traces
 
 SAMPLES = 20
@@ -36,15 +38,18 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a finished run. `selections` compares selection rules where several solutions were sampled, else it is empty."""
+    """What is known of a finished run. `selections` compares selection rules where several solutions were sampled, else it is empty;
+    `confidence` says how far confidences can be believed, of variants that state any."""
 
     evaluation: Evaluation
     selections: SelectionTable
+    confidence: ConfidenceTable
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All figures as flat JSON rows."""
         yield from self.evaluation.rows()
         yield from self.selections.rows()
+        yield from self.confidence.rows()
 
 
 def main(run: Path | str, *, as_json: bool = False) -> int:
@@ -65,32 +70,51 @@ def write_results(folder: RunFolder, *, report: bool = True) -> Results:
     variants = list(config.strategies())
     evaluation = Evaluation(variants, confidence=wanted.confidence, resamples=wanted.resamples, seed=wanted.seed)
     samples = Samples(variants)
-    selections = Selections(config)
+    scorers = Scorers(config)
+    selections = Selections(config, scorers)
+    confidence = ConfidenceTable(variants, wanted.confidence)
     for row in read_traces(folder):
         evaluation.add(row)
         selections.add(row)
+        confidence.add(row, scorers.of(row))
         samples.add(row)
-    results = Results(evaluation, selections.table)
+    results = Results(evaluation, selections.table, confidence)
     folder.write_lines(METRICS, results.rows())
     if report:
         folder.write_text(REPORT, render(folder, config, results, [sample_tree(row) for row in samples.rows()]))
     return results
 
 
-class Selections:
-    """Counts the selection rules of variants that sample several solutions; their answers are judged by the run's tasks."""
+class Scorers:
+    """Judges answers by the run's tasks, each loaded when it is first needed: most traces are scored already."""
 
     def __init__(self, config: EvaluateConfig) -> None:
+        self._named = {share.title: share.task for share in config.tasks}
+        self._tasks: dict[str, Task] = {}
+
+    def of(self, row: ScoredTrace) -> Callable[[str], bool]:
+        """What says whether an answer to a trace's problem is right."""
+        return lambda answer: self._task(row.task).score(row.trace.problem, answer)
+
+    def _task(self, title: str) -> Task:
+        if title not in self._tasks:
+            self._tasks[title] = get_task(self._named[title])
+        return self._tasks[title]
+
+
+class Selections:
+    """Counts the selection rules of variants that sample several solutions."""
+
+    def __init__(self, config: EvaluateConfig, scorers: Scorers) -> None:
         self._sampled = {name: strategy for name, strategy in config.strategies().items() if strategy.n > 1}
-        self._tasks = {share.title: get_task(share.task) for share in config.tasks} if self._sampled else {}
+        self._scorers = scorers
         self.table = SelectionTable(config.bootstrap.confidence)
 
     def add(self, row: ScoredTrace) -> None:
         strategy = self._sampled.get(row.variant)
         if strategy is not None:
-            task, problem = self._tasks[row.task], row.trace.problem
             options = Options(strategy.rerank_top_k, strategy.majority_top_n)
-            self.table.add(row, lambda answer: task.score(problem, answer), strategy.n, options)
+            self.table.add(row, self._scorers.of(row), strategy.n, options)
 
 
 def read_config(folder: RunFolder) -> EvaluateConfig:
@@ -130,9 +154,9 @@ class Samples:
 
 def render(folder: RunFolder, config: EvaluateConfig, results: Results, samples: list[SampleTree]) -> str:
     """The page."""
-    from cleave import figures
+    from cleave import confidence_figures, figures
 
-    evaluation = results.evaluation
+    evaluation, confidence = results.evaluation, results.confidence
     manifest = json.loads(folder.read_text(MANIFEST)) if folder.exists(MANIFEST) else {}
     return page(
         TEMPLATE,
@@ -147,6 +171,8 @@ def render(folder: RunFolder, config: EvaluateConfig, results: Results, samples:
             "by depth": figures.accuracy_by_depth(evaluation),
             "tokens": figures.tokens_by_role(evaluation),
             "by samples": {variant: figures.accuracy_by_samples(results.selections, variant) for variant in results.selections.variants},
+            "reliability": confidence_figures.reliability(confidence),
+            "risk and coverage": confidence_figures.risk_coverage(confidence),
         },
         manifest=manifest,
         config_text=folder.read_text(CONFIG),

@@ -208,6 +208,12 @@ def _score(verdict: Verdict | None) -> float:
     return 0.0 if verdict is None or math.isnan(verdict.score) else min(max(verdict.score, 0.0), 1.0)
 
 
+def agreement(solutions: Sequence[Solution], index: int, asked: int) -> float:
+    """The share of the solutions asked for that give the same answer as the one at `index`, which has one."""
+    found = clusters(candidates(solutions))
+    return next(len(cluster.members) / asked for cluster in found if any(member.index == index for member in cluster.members))
+
+
 def support(cluster: Cluster, asked: int) -> float:
     """The scores of an answer's solutions over the number of solutions asked for."""
     return cluster.weight / asked

@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, get_args
 
-from cleave.config.reasoning import SelectionName
+from cleave.config.reasoning import UNSCORED, SelectionName
 from cleave.intervals import Interval
 from cleave.selection import DEFAULT_OPTIONS, Candidate, Cluster, Options, candidates, choose, clusters, maj_k_at_n, pass_at_n
 from cleave.traces import ScoredTrace
 
 RULES: tuple[SelectionName, ...] = get_args(SelectionName)
-UNSCORED: tuple[SelectionName, ...] = ("first", "majority")
-"""Rules that need no verifier."""
 PASS_AT_N, MAJ_K_AT_N = "pass@n", "majk@n"
 ORACLES = (PASS_AT_N, MAJ_K_AT_N)
 BASE: SelectionName = "majority"
@@ -55,20 +53,25 @@ class Moments:
 
 @dataclass
 class SelectionTable:
-    """Figures by (variant, task, n, rule). Problems without a gold answer or with fewer than two samples are left out."""
+    """Figures by (variant, task, n, rule). Problems without a gold answer or with fewer than two samples are left out, and so are traces
+    of several stages, whose samples are not alike."""
 
     confidence: float = 0.95
     _accuracy: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
     _ahead: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
+    _scored: set[str] = field(default_factory=set)
+    """Variants whose solutions are judged; a problem without any answer is then wrong under every rule, judged or not."""
 
     def add(self, row: ScoredTrace, right: Callable[[str], bool], asked: int | None = None, options: Options = DEFAULT_OPTIONS) -> None:
         """Count one trace; `right` judges canonical answers, `asked` samples were wanted (None: as many as there are)."""
         trace = row.trace
         total = asked or len(trace.solutions)
-        if trace.problem.answer is None or total < 2:
+        if trace.problem.answer is None or total < 2 or trace.stages:
             return
         found = candidates(trace.solutions, trace.verdicts)
-        judge = _Judge(RULES if trace.verdicts else UNSCORED, {each.form: right(each.form) for each in found}, options)
+        if trace.verdicts:
+            self._scored.add(row.variant)
+        judge = _Judge(RULES if trace.verdicts or not found else UNSCORED, {each.form: right(each.form) for each in found}, options)
         for n in powers(total):
             shares = judge.shares(found, n, total // n)
             for name, share in shares.items():
@@ -80,6 +83,8 @@ class SelectionTable:
         """Flat JSON rows of kind selection: by variant, all problems first, then task, n and rule."""
         for key in sorted(self._accuracy, key=_order):
             variant, task, n, rule = key
+            if rule not in self.rules(variant):
+                continue
             accuracy, ahead = self._accuracy[key].interval(self.confidence), self._ahead[key].interval(self.confidence)
             yield {
                 "kind": "selection",
@@ -107,8 +112,7 @@ class SelectionTable:
 
     def rules(self, variant: str) -> list[str]:
         """The rules and oracles that a variant is counted for."""
-        found = {rule for name, _, _, rule in self._accuracy if name == variant}
-        return [rule for rule in (*RULES, *ORACLES) if rule in found]
+        return [*(RULES if variant in self._scored else UNSCORED), *ORACLES]
 
     def interval(self, variant: str, rule: str, n: int, task: str = ALL) -> Interval:
         """One accuracy."""

@@ -5,13 +5,14 @@ single     step by step, the solver's own steps           no plan    one pass
 static     the plan's steps and the answer in one reply   planned    one pass
 stepwise   the plan's steps one call each                 planned    node by node
 dynamic    one sub-question at a time, after the answers  emerging   question by question
+adaptive   the others in stages, from cheap to dear, until one's answer is sure enough (stages.py)
 
 In one pass, each plan is one call that draws its share of the n samples. Node by node, each sample walks through its plan on its own;
 steps that do not need each other are asked at the same time, each with the part of the plan that it depends on, and the last step's
 answer is the final answer. Question by question (self-ask, arXiv 2210.03350; as in arXiv 2402.15000, table 6), each sample asks the
 decomposer for the next sub-question and the solver for its answer, both with all that was asked and answered before, until the
 decomposer says that no more are needed; the last answer is the final one. A decomposer that never says so leaves no answer.
-A sample that fails never cancels another. Left out: asking for whole plans and choosing (reasoning.py).
+A sample that fails never cancels another. Left out: asking for whole plans and choosing (attempt.py), and `adaptive`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cleave.attempt import Attempt, RoleFailed, together
+from cleave.attempt import Attempt, together
+from cleave.case import RoleFailed, is_budget
 from cleave.config.reasoning import StrategyName
-from cleave.errors import BudgetExceeded
 from cleave.events import StepAnswered, StepAsked
 from cleave.plans import ancestors, subplan, substitute
 from cleave.roles import SolveMode, SolveRequest
@@ -60,12 +61,14 @@ async def question_by_question(attempt: Attempt, plans: Sequence[Plan | None]) -
 
 
 def share(plans: Sequence[Plan | None], attempt: Attempt) -> list[tuple[Plan | None, range]]:
-    """Divide the samples of the round among the plans in order, as evenly as possible, earlier plans getting the odd ones."""
+    """Divide the samples of the round among the plans in order, as evenly as possible, earlier plans getting the odd ones, and a plan
+    for which none is left nothing."""
     shares: list[tuple[Plan | None, range]] = []
     start, n = attempt.window.start, len(attempt.window)
     for i, plan in enumerate(plans):
         size = n // len(plans) + (i < n % len(plans))
-        shares.append((plan, range(start, start + size)))
+        if size:
+            shares.append((plan, range(start, start + size)))
         start += size
     return shares
 
@@ -82,12 +85,12 @@ STRATEGIES: Mapping[StrategyName, Strategy] = {
 async def _ask(attempt: Attempt, samples: range, plan: Plan | None, mode: SolveMode) -> None:
     """Draw all of `samples` in one call."""
     seed = attempt.seed("solver", samples.start)
-    request = SolveRequest(attempt.problem, mode, plan, sampling=attempt.sampling(len(samples)), seed=seed)
+    request = SolveRequest(attempt.case.problem, mode, plan, sampling=attempt.sampling(len(samples)), seed=seed)
     try:
         reply = await attempt.solve(request)
         for sample, solution in zip(samples, reply.solutions, strict=False):
             attempt.add(sample, solution, plan)
-        attempt.check_budget("solver")
+        attempt.case.check_budget("solver")
     except RoleFailed as failed:
         for sample in samples:
             attempt.fail(sample, failed.failure)
@@ -118,7 +121,7 @@ class Walk(ABC):
             await self.walk()
         except RoleFailed as failed:
             self.attempt.fail(self.sample, failed.failure)
-            self._keep("budget" if failed.failure.type == BudgetExceeded.__name__ else "error")
+            self._keep("budget" if is_budget(failed.failure) else "error")
         except asyncio.CancelledError:
             self._keep("budget")
             raise
@@ -128,15 +131,16 @@ class Walk(ABC):
     async def answer(self, step: Step, part: Plan, known: tuple[SolutionStep, ...]) -> None:
         """Ask the solver for one step. `part` is the plan that it is shown, with the step at its end, `known` the answers of the others."""
         answers = {i: answered.answer for i, answered in self.answered.items()}
-        self.attempt.emit(StepAsked(self.sample, step.id, substitute(step.question, answers)))
+        place = self.attempt.place(self.sample)
+        self.attempt.case.emit(StepAsked(place, step.id, substitute(step.question, answers)))
         seed = self.attempt.seed("solver", self.sample, step.id)
-        reply = await self.attempt.solve(SolveRequest(self.attempt.problem, "step", part, known, self.attempt.sampling(), seed))
+        reply = await self.attempt.solve(SolveRequest(self.attempt.case.problem, "step", part, known, self.attempt.sampling(), seed))
         solution = reply.solutions[0]
         self.replies.append(replace(solution, usage=reply.usage))
         if solution.answer is None or not solution.steps:
             raise RoleFailed(Failure("ParseError", f"the solver's reply to step {step.id} has no answer; check its prompts.", "solver"))
         self.answered[step.id] = replace(solution.steps[-1], id=step.id)
-        self.attempt.emit(StepAnswered(self.sample, self.answered[step.id]))
+        self.attempt.case.emit(StepAnswered(place, self.answered[step.id]))
 
     @property
     def known(self) -> tuple[SolutionStep, ...]:
@@ -177,7 +181,7 @@ class Chain(Walk):
         known = tuple(replace(self.answered[old], id=new) for new, old in enumerate(needs, start=1))
         await self.answer(step, subplan(self.plan, step.id), known)
         self.ready[step.id].set()
-        self.attempt.check_budget("solver")
+        self.attempt.case.check_budget("solver")
 
 
 @dataclass
@@ -195,11 +199,11 @@ class Dialogue(Walk):
             longer = await self.attempt.extend(self.sample, self.plan, self.known)
             self.ended = longer == self.plan
             self.plan = longer
-            self.attempt.check_budget("decomposer")
+            self.attempt.case.check_budget("decomposer")
             if self.ended:
                 break
             await self.answer(self.plan.steps[-1], self.plan, self.known)
-            self.attempt.check_budget("solver")
+            self.attempt.case.check_budget("solver")
         if not self.plan.steps:
             await _ask(self.attempt, range(self.sample, self.sample + 1), self.plan, "steps")
 

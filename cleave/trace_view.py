@@ -74,8 +74,9 @@ def confidence_sentence(trace: Trace) -> str:
     if trace.confidence is None:
         return "unknown"
     verifier = trace.models.get("verifier")
-    alone = len(trace.solutions) == 1 and bool(trace.verdicts)
-    source = (verifier.name if verifier else "the verifier") if alone else f"share of {len(trace.solutions)} solutions that agree"
+    samples = len(trace.stage_of(trace.chosen or 0))
+    alone = samples == 1 and bool(trace.verdicts)
+    source = (verifier.name if verifier else "the verifier") if alone else f"share of {samples} solutions that agree"
     return f"{trace.confidence:.2f} ({source})"
 
 

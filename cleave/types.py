@@ -147,7 +147,8 @@ class Trace:
 
     `chosen` is the index into `solutions` whose answer was selected, None when there is none. `confidence` lies in [0, 1].
     `usage` and `models` are keyed by role. `timings` are wall seconds by phase. `plans[i]` belongs to `solutions[i]` when
-    there are as many plans as solutions; a single plan belongs to all.
+    there are as many plans as solutions; a single plan belongs to all. `stages`: how many of the solutions each stage brought that was
+    entered (adaptive), in order; empty: there are no stages.
     """
 
     problem: Problem
@@ -163,6 +164,7 @@ class Trace:
     models: Mapping[str, ModelInfo] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     error: Failure | None = None
+    stages: tuple[int, ...] = ()
 
     @property
     def total_usage(self) -> Usage:
@@ -171,6 +173,15 @@ class Trace:
     def plan_of(self, i: int) -> Plan | None:
         """The plan that solution i followed."""
         return self.plans[i if len(self.plans) == len(self.solutions) else 0] if self.plans else None
+
+    def stage_of(self, i: int) -> range:
+        """The places of all solutions that are of the same stage as solution i."""
+        start = 0
+        for size in self.stages:
+            if i < start + size:
+                return range(start, start + size)
+            start += size
+        return range(len(self.solutions))
 
 
 @dataclass(frozen=True)

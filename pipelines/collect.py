@@ -24,6 +24,7 @@ from cleave.console import say
 from cleave.errors import BudgetExceeded
 from cleave.evaluation import Evaluation
 from cleave.prompts import load_prompts
+from cleave.roles import ROLES
 from cleave.runs import CONFIG, METRICS, RunFolder
 from cleave.traces import ScoredTrace
 from cleave.types import ModelInfo, Usage
@@ -60,6 +61,7 @@ class CollectErrand:
     """Every problem that the collection does not hold yet, until the budget is used up."""
 
     name = "collect"
+    hosted = ROLES
 
     def __init__(self, config: CollectConfig, workload: Workload, collection: Collection, leakage: Leakage) -> None:
         self.collection = collection
@@ -137,9 +139,11 @@ class CollectErrand:
 
 def describe_recipe(config: CollectConfig, models: Mapping[str, ModelInfo]) -> dict[str, Any]:
     """What decides the teacher's replies."""
-    afterwards = {"budget", "selection", "rerank_top_k", "majority_top_n", "abstain_below"}
-    if config.reasoning.stop_early is None:
-        afterwards.add("samples_per_round")
+    afterwards = {"budget", "abstain_below", "otherwise"}
+    if config.reasoning.strategy != "adaptive":  # there the choice within a stage decides whether the next is entered
+        afterwards |= {"selection", "rerank_top_k", "majority_top_n", "stages"}
+        if config.reasoning.stop_early is None:
+            afterwards.add("samples_per_round")
     reasoning = config.reasoning.model_dump(mode="json", exclude=afterwards, exclude_none=True)
     return {
         "decomposer": _describe_role(config.roles.decomposer, models["decomposer"]),

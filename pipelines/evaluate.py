@@ -4,6 +4,7 @@
 
 Every submitted problem yields one trace, failed or not. A run that was stopped, by Ctrl-C, a kill or an outage, goes on when the same
 command runs again; what is finished is not asked again. Memory does not grow with the number of problems.
+With `samples` the plans and solutions of an earlier run are judged and chosen among anew.
 Left out: the asking (session.py), the figures (cleave/evaluation.py), the report (cleave/report.py), the folder's rules
 (evaluation_folder.py).
 """
@@ -17,11 +18,13 @@ from pathlib import Path
 from cleave.config.evaluate import EvaluateConfig
 from cleave.console import say
 from cleave.evaluation import Evaluation
+from cleave.roles import ROLES, Role
 from cleave.traces import ScoredTrace, write_shard
 from cleave.types import ModelInfo
 from pipelines import session
 from pipelines.evaluation_folder import EvaluationFolder
 from pipelines.evaluation_summary import print_plan, publish
+from pipelines.samples import RecordedWorkload
 from pipelines.trace_sink import TraceSink
 from pipelines.workload import Finished, Item, Workload
 
@@ -31,7 +34,7 @@ def main(config: EvaluateConfig, *, dry_run: bool = False, as_json: bool = False
 
     `record` appends every call of a model to that file; the roles are then hosted in this process. `quiet`: no figures on stdout.
     """
-    workload = Workload(config.tasks, config.strategies())
+    workload = Workload(config.tasks, config.strategies()) if config.samples is None else RecordedWorkload(config)
     if dry_run:
         print_plan(config, workload, as_json=as_json)
         return 0
@@ -52,7 +55,8 @@ class EvaluationErrand:
 
     name = "evaluate"
 
-    def __init__(self, config: EvaluateConfig, workload: Workload, folder: EvaluationFolder) -> None:
+    def __init__(self, config: EvaluateConfig, workload: Workload | RecordedWorkload, folder: EvaluationFolder) -> None:
+        self.hosted: tuple[Role, ...] = ROLES if config.samples is None else ("verifier",)
         self.total = workload.total
         self._config = config
         self._workload = workload

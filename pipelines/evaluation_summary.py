@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from cleave.confidence import TARGETS, ConfidenceTable
 from cleave.config.base import dump
 from cleave.config.evaluate import EvaluateConfig
 from cleave.console import print_table, say
@@ -15,9 +16,12 @@ from cleave.report import write_results
 from cleave.runs import METRICS, REPORT
 from cleave.selection_table import BASE, SelectionTable
 from pipelines.evaluation_folder import EvaluationFolder
+from pipelines.samples import RecordedWorkload
 from pipelines.workload import Workload
 
 MESSAGE_WIDTH = 90
+MOST_TARGETS = 3
+"""Lines per variant on what abstaining would bring."""
 
 
 def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool, quiet: bool = False) -> None:
@@ -29,6 +33,7 @@ def publish(config: EvaluateConfig, run: EvaluationFolder, *, as_json: bool, qui
     elif not quiet:
         print_summary(results.evaluation)
         print_selections(results.selections)
+        print_confidence(results.confidence, results.evaluation)
     say(f"results are in {run.folder.location}/{REPORT if config.report else METRICS}")
 
 
@@ -54,6 +59,43 @@ def print_selections(table: SelectionTable) -> None:
         columns = ["rule", *(f"n = {n}" for n in sizes), "points above majority"]
         title = f"Solved by selection rule, %: {variant}" if len(table.variants) > 1 else "Solved by selection rule, %"
         print_table(columns, selection_rows(table, variant), title=title, numbers=columns[1:])
+
+
+def print_confidence(table: ConfidenceTable, evaluation: Evaluation) -> None:
+    """How far confidences can be believed, and thresholds that would make answers more often right; nothing without confidences."""
+    percent = f"{100 * table.level:g} %"
+    if table.variants:
+        columns = ["variant", "answers", "mean confidence, %", f"right, % [{percent} interval]", "ECE", "Brier", "AUC"]
+        print_table(columns, confidence_rows(table), title="How far confidences can be believed", numbers=columns[1:])
+    if rows := list(abstention_rows(table, evaluation)):
+        columns = ["variant", "right, at least %", "abstain_below", "answered, %", f"right, % [{percent} interval]"]
+        title = "What abstaining would bring (choose the threshold on a validation split)"
+        print_table(columns, rows, title=title, numbers=columns[1:])
+
+
+def confidence_rows(table: ConfidenceTable) -> Iterator[list[str]]:
+    """A row per variant that states confidences."""
+    for row in table.rows():
+        if row["kind"] == "confidence":
+            right = str(Interval(row["accuracy"], row["low"], row["high"]))
+            auc = "-" if row["auc"] is None else f"{row['auc']:.3f}"
+            yield [row["variant"], str(row["n"]), f"{100 * row['mean']:.1f}", right, f"{row['ece']:.3f}", f"{row['brier']:.3f}", auc]
+
+
+def abstention_rows(table: ConfidenceTable, evaluation: Evaluation) -> Iterator[list[str]]:
+    """A row per variant and target that its answers do not meet as they are and some threshold does."""
+    for variant in table.variants:
+        present = evaluation.tally(variant).precision().value
+        wanted = [target for target in TARGETS if not present >= target]  # with no answers at all, present is nan
+        found = [(target, reached) for target in wanted if (reached := table[variant].threshold_for(target)) is not None]
+        for target, reached in found[:MOST_TARGETS]:
+            yield [
+                variant,
+                f"{100 * target:g}",
+                f"{reached.abstain_below:g}",
+                f"{100 * reached.coverage:.1f}",
+                str(reached.precision(table.level)),
+            ]
 
 
 def selection_rows(table: SelectionTable, variant: str) -> Iterator[list[str]]:
@@ -120,7 +162,7 @@ def failure_rows(evaluation: Evaluation) -> Iterator[list[str]]:
         yield [variant, role or "-", kind, str(failures.count), str(failures.unsolved), short]
 
 
-def print_plan(config: EvaluateConfig, workload: Workload, *, as_json: bool) -> None:
+def print_plan(config: EvaluateConfig, workload: Workload | RecordedWorkload, *, as_json: bool) -> None:
     """What a run would do, for --dry-run: nothing is loaded, started or written."""
     plan: dict[str, Any] = {
         "run": f"{config.storage_path.rstrip('/')}/{config.name}",

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,8 @@ from typing import Protocol
 from cleave.config.workload import WorkloadConfig
 from cleave.console import Progress, progress, say
 from cleave.errors import CleaveError
-from cleave.reasoning import reason
-from cleave.roles import Roles
+from cleave.reasoning import judge, reason
+from cleave.roles import Role, Roles
 from cleave.traces import ScoredTrace
 from cleave.types import ModelInfo, Trace
 from pipelines.trace_sink import TraceSink
@@ -34,6 +34,8 @@ class Errand(Protocol):
 
     name: str
     """What progress calls it."""
+    hosted: Collection[Role]
+    """The roles that are asked; the others are not hosted."""
     total: int | None
     """Traces in all, those of earlier sessions included; None while unknown."""
 
@@ -86,7 +88,7 @@ def _host_and_ask(session: Session, record: Path | None) -> None:
     from actors.pool import pool_roles
 
     say("starting the roles …")
-    with connected(), pool_roles(session.config.roles) as roles:
+    with connected(), pool_roles(session.config.roles, session.hosted) as roles:
         asyncio.run(session.ask(roles))
 
 
@@ -94,7 +96,7 @@ async def _inline(session: Session, record: Path | None) -> None:
     from actors.handle import inline_roles
 
     say("loading the roles …")
-    async with inline_roles(session.config.roles, record) as roles:
+    async with inline_roles(session.config.roles, record, session.hosted) as roles:
         await session.ask(roles)
 
 
@@ -103,6 +105,7 @@ class Session:
 
     def __init__(self, errand: Errand, config: WorkloadConfig) -> None:
         self.config = config
+        self.hosted = errand.hosted
         self._errand = errand
         self._sink: TraceSink | None = None
 
@@ -145,10 +148,15 @@ class Session:
 
     async def _worker(self, items: Iterator[Item], roles: Roles, sink: TraceSink, shown: Progress) -> None:
         for item in items:
-            trace = await reason(item.problem, roles, item.strategy)
-            row = score(item, trace)
+            row = score(item, await _trace(item, roles))
             sink.add(row)
             shown.advance(note=self._errand.take(row))
+
+
+async def _trace(item: Item, roles: Roles) -> Trace:
+    if item.recorded is None:
+        return await reason(item.problem, roles, item.strategy)
+    return await judge(item.recorded, roles, item.strategy)
 
 
 def score(item: Item, trace: Trace) -> ScoredTrace:

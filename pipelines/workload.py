@@ -18,12 +18,13 @@ from cleave.runs import RunFolder
 from cleave.tasks.registry import get_task
 from cleave.tasks.task import Task, check_split
 from cleave.traces import Positions, problem_key, read_rows, shard_names
-from cleave.types import Problem
+from cleave.types import Problem, Trace
 
 
 @dataclass(frozen=True)
 class Item:
-    """One problem under one variant. `index` is its position in the stream of the task called `label`."""
+    """One problem under one variant. `index` is its position in the stream of the task called `label`. `recorded`: a trace of it whose
+    plans and solutions are taken as they are."""
 
     variant: str
     strategy: ReasoningConfig
@@ -31,6 +32,7 @@ class Item:
     label: str
     index: int
     problem: Problem
+    recorded: Trace | None = None
 
 
 class Finished:

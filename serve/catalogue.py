@@ -51,7 +51,9 @@ class Catalogue:
         if role is not None:
             return Model(id=name, created=self.created, cleave=ModelNote(kind="role"))
         reasoning = self.pipeline(name)
-        return Model(id=name, created=self.created, cleave=ModelNote(kind="pipeline", strategy=reasoning.strategy, samples=reasoning.n))
+        return Model(
+            id=name, created=self.created, cleave=ModelNote(kind="pipeline", strategy=reasoning.strategy, samples=reasoning.most_samples)
+        )
 
     def list(self) -> ModelList:
         """All of /v1/models."""

@@ -17,6 +17,17 @@ from cleave.types import Problem
 from serve.failures import ApiError, refused
 from serve.schema import Budget, Options
 
+STAGED = (
+    "plans",
+    "plan_temperature",
+    "max_steps",
+    "temperature",
+    "top_p",
+    "selection",
+    "stop_early",
+    "samples_per_round",
+)
+"""Options that each stage of `adaptive` has for itself."""
 OVERRIDES = (
     "strategy",
     "plans",
@@ -50,17 +61,39 @@ def reasoning_of(
 ) -> ReasoningConfig:
     """The model's way of reasoning with the request's options over it. Raises ApiError 400."""
     data = base.model_dump() | _given(options)
-    if samples is not None:
-        data["n"] = samples
-    if options.plans is None and data["strategy"] not in PLANNED:
-        data["plans"] = 1
-    if options.seed is None and data["temperature"] + data["plan_temperature"] > 0:
-        data["seed"] = secrets.randbits(31)
     if options.budget is not None:
         data["budget"] = tighter(base.budget, options.budget).model_dump()
-    check_fan_out(data["n"] * choices, limits)
-    if data["n"] > data["plans"] and data["temperature"] == 0:
-        raise refused(f"{data['n']} solutions at temperature 0 are all the same; set temperature, for example to 0.7.", "temperature")
+    if data["strategy"] == "adaptive":
+        _check_staged(base, options, samples)
+    else:
+        data |= _unstaged(data, options, samples)
+        if data["n"] > data["plans"] and data["temperature"] == 0:
+            raise refused(f"{data['n']} solutions at temperature 0 are all the same; set temperature, for example to 0.7.", "temperature")
+    reasoning = _validated(data)
+    check_fan_out(reasoning.most_samples * choices, limits)
+    if options.seed is None and reasoning.is_random:
+        return reasoning.model_copy(update={"seed": secrets.randbits(31)})
+    return reasoning
+
+
+def _check_staged(base: ReasoningConfig, options: Options, samples: int | None) -> None:
+    """The server has stages, and the request leaves them as they are. Raises ApiError 400."""
+    if not base.stages:
+        raise refused("this server's pipeline has no stages; name another strategy, or start it with reasoning.stages.", "strategy")
+    given = [name for name in STAGED if getattr(options, name) is not None]
+    if samples is not None:
+        given.append("samples" if "samples" in type(options).model_fields else "n")
+    if given:
+        raise refused(f"each stage of adaptive has its own {given[0]}; leave it out, or name another strategy.", given[0])
+
+
+def _unstaged(data: dict[str, Any], options: Options, samples: int | None) -> dict[str, Any]:
+    """What the number of solutions and the strategy change: a strategy that makes no plans takes the one that it has."""
+    changed = {} if samples is None else {"n": samples}
+    return changed | ({"plans": 1} if options.plans is None and data["strategy"] not in PLANNED else {})
+
+
+def _validated(data: dict[str, Any]) -> ReasoningConfig:
     try:
         return ReasoningConfig.model_validate(data)
     except ValidationError as error:

@@ -51,13 +51,15 @@ class Budget(Body):
     """Wall seconds."""
     max_price: float | None = Field(None, gt=0)
     """Price over all roles, in the currency of the models' prices."""
+    max_samples: Count | None = None
+    """Solutions drawn, over all rounds and stages."""
 
 
 class Options(Body):
     """How to reason; what is absent is taken from the model that is asked."""
 
     strategy: StrategyName | None = None
-    """direct, single, static, stepwise or dynamic."""
+    """direct, single, static, stepwise, dynamic, or adaptive if the server's pipeline has stages."""
     plans: Count | None = None
     """Plans sampled; the solutions are shared among them."""
     plan_temperature: float | None = Field(None, ge=0, le=5)

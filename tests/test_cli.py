@@ -12,7 +12,7 @@ import pytest
 import cleave.__main__ as command_line
 from cleave.errors import BudgetExceeded, CleaveError, ConfigError, DataError, GenerationError, RoleUnavailable, StorageError
 
-COMMANDS = ["ask", "evaluate", "distill", "serve", "submit", "report", "tasks", "tasks list", "tasks show", "tasks export"]
+COMMANDS = ["ask", "evaluate", "cascade", "distill", "serve", "submit", "report", "tasks", "tasks list", "tasks show", "tasks export"]
 COMMANDS += ["jobs", "jobs list", "jobs logs", "jobs stop"]
 
 
@@ -28,7 +28,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"Usage: cleave {command}" in shown
 
 
-@pytest.mark.parametrize("command", ["ask", "evaluate", "distill", "report", "submit"])
+@pytest.mark.parametrize("command", ["ask", "evaluate", "cascade", "distill", "report", "submit"])
 def test_commands_with_a_result_speak_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     command_line.main([command, "--help"])
     assert "--json" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from cleave.evaluation import Evaluation
 from cleave.intervals import Pairs, paired_difference, wilson
 from cleave.traces import ScoredTrace
-from cleave.types import Failure, Problem, Trace, Usage
+from cleave.types import Failure, Problem, Solution, Trace, Usage, Verdict
 
 
 def make(index: int, correct: bool | None, variant: str = "static", error: Failure | None = None, **problem: Any) -> ScoredTrace:
@@ -54,6 +55,23 @@ def test_answer_found_before_an_error_counts_and_the_error_is_listed() -> None:
     evaluation = Evaluation(["static"]).add_all([make(0, True, error=down("verifier"))])
     assert evaluation.tally("static").right == 1
     assert evaluation.failures["static", "GenerationError", "verifier"].count == 1
+
+
+def judged(row: ScoredTrace, *verdicts: Verdict | None, strategy: str = "static") -> ScoredTrace:
+    return replace(row, trace=replace(row.trace, strategy=strategy, solutions=(Solution(),) * len(verdicts), verdicts=verdicts))
+
+
+def test_missing_verdicts_are_listed_once_per_problem_and_cost_no_answer() -> None:
+    rows = [judged(make(0, True), Verdict(0.9), None, None), judged(make(1, False), Verdict(0.9)), make(2, True)]
+    evaluation = Evaluation(["static"]).add_all(rows)
+    listed = evaluation.failures["static", "VerdictMissing", "verifier"]
+    assert (listed.count, listed.unsolved) == (1, 0)
+    assert (evaluation.tally("static").n, evaluation.tally("static").right) == (3, 2)
+
+
+def test_solutions_that_a_strategy_does_not_judge_are_no_failure() -> None:
+    evaluation = Evaluation(["static"]).add_all([judged(make(0, True), None, Verdict(0.9), strategy="adaptive")])
+    assert evaluation.failures == {}
 
 
 def test_problem_without_gold_answer_is_left_out() -> None:

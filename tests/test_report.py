@@ -89,7 +89,7 @@ def test_page_needs_nothing_and_runs_nothing(folder: RunFolder) -> None:
     assert "script" not in page.tags
     assert "img" not in page.tags
     assert page.loads == []
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 5
     assert "&lt;script&gt;alert" in text
     assert "{{ 7*7 }}" in text
     assert not re.search(r"url\((?!#)", text)
@@ -124,8 +124,42 @@ def test_samples_are_chosen_among_by_every_rule(folder: RunFolder) -> None:
     assert results.selections.interval("four", "majority", 2).value == 0, "a tie goes to the form that sorts first"
     text = other.read_text("report.html")
     assert "Selection rules on the same samples" in text
-    assert Page(text).tags.count("svg") == 4
+    assert Page(text).tags.count("svg") == 6
     assert sum(json.loads(line)["kind"] == "selection" for line in other.read_text("metrics.jsonl").splitlines()) == 2 * 3 * 9
+
+
+def run_of(folder: RunFolder, rows: list[ScoredTrace]) -> RunFolder:
+    """Another run of the same config."""
+    other = RunFolder.open(str(Path(folder.location).parent), "other")
+    other.write_text(CONFIG, folder.read_text(CONFIG))
+    write_shard(other, "000", rows)
+    merge(other)
+    return other
+
+
+def test_withheld_answers_are_judged_by_the_task(folder: RunFolder) -> None:
+    rows = [make(i, answers=("0", "3", "6", "9" if i < 3 else "8")) for i in range(4)]
+    abstained = Failure("Abstained", "the confidence of the best answer is 0.50, below abstain_below=0.8; lower it to see it.")
+    withheld = [replace(row, trace=replace(row.trace, answer=None, error=abstained), correct=False) for row in rows]
+    results = write_results(run_of(folder, withheld))
+    assert results.evaluation.tally("static").abstained == 4
+    counts = results.confidence["static"]
+    assert (counts.n, counts.right) == (4, 3)
+    kinds = [
+        json.loads(line)["kind"] for line in RunFolder.at(f"{Path(folder.location).parent}/other").read_text("metrics.jsonl").splitlines()
+    ]
+    assert (kinds.count("confidence"), kinds.count("reliability"), kinds.count("abstention")) == (1, 1, 4)
+
+
+def test_page_says_how_far_confidences_can_be_believed_where_there_are_any(folder: RunFolder) -> None:
+    write_results(folder)
+    text = folder.read_text("report.html")
+    assert "How far confidences can be believed" in text
+    assert "Choose it on a validation split" in text
+    rows = [replace(row, trace=replace(row.trace, confidence=None)) for row in map(make, range(4))]
+    silent = run_of(folder, rows)
+    write_results(silent)
+    assert "onfidences can be believed" not in silent.read_text("report.html")
 
 
 def test_report_can_be_drawn_again_and_is_the_same(folder: RunFolder) -> None:

@@ -98,6 +98,18 @@ def test_samples_that_never_came_count_as_wrong() -> None:
     assert table.interval("v", "first", 1).value == pytest.approx(1 / 8)
 
 
+def test_a_problem_without_any_answer_is_wrong_under_scored_rules_too() -> None:
+    rows = [trace(0, ["1", "1"], [0.9, 0.8]), trace(1, [])]
+    table = SelectionTable()
+    for row in reversed(rows):
+        table.add(row, "1".__eq__, asked=2)
+    assert {rule: table.interval("v", rule, 2).value for rule in (*RULES, *ORACLES)} == dict.fromkeys((*RULES, *ORACLES), 0.5)
+    unscored = filled([trace(0, ["1", "1"])])
+    unscored.add(rows[1], "1".__eq__, asked=2)
+    assert unscored.rules("v") == ["first", "majority", *ORACLES], "nobody judged"
+    assert {row["rule"] for row in unscored.rows()} == set(unscored.rules("v"))
+
+
 def test_the_interval_is_the_normal_one() -> None:
     moments = Moments()
     values = [0.0, 0.5, 1.0, 1.0, 0.25]

@@ -1,4 +1,4 @@
-"""`cleave ask`, `evaluate` and `report`: questions in, answers and figures out."""
+"""`cleave ask`, `evaluate`, `report` and `cascade`: questions in, answers and figures out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(
     roles: Annotated[Path | None, typer.Option("--roles", metavar="FILE", help="YAML with the roles alone.")] = None,
     decomposer: Annotated[str | None, typer.Option("--decomposer", metavar="MODEL", help=MODEL_HELP)] = None,
     solver: Annotated[str | None, typer.Option("--solver", metavar="MODEL", help="The same for the solver.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static, stepwise or dynamic.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="direct, single, static, stepwise, dynamic or adaptive.")] = None,
     n: Annotated[int | None, typer.Option("-n", help="Solutions to sample; several vote.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling temperature of the solver.")] = None,
     as_json: AsJson = False,
@@ -74,7 +74,20 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: 
     return main(run, as_json=as_json)
 
 
+def cascade(
+    run: Annotated[Path, typer.Argument(help="A finished evaluation of several ways to reason, with several samples each.")],
+    cost: Annotated[str, typer.Option("--cost", help="What a problem costs: tokens, flops or price.")] = "tokens",
+    max_cost: Annotated[float | None, typer.Option("--max-cost", help="The best cascade that costs at most this per problem.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option("--min-accuracy", help="The cheapest that solves at least this share.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Search recorded samples for a cheaper way to reason in stages (the strategy adaptive); no model is asked."""
+    from cleave.cascade_report import main
+
+    return main(run, cost=cost, max_cost=max_cost, min_accuracy=min_accuracy, as_json=as_json)
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (ask, evaluate, report):
+    for command in (ask, evaluate, report, cascade):
         app.command()(command)

@@ -32,6 +32,9 @@ class EvaluateConfig(WorkloadConfig):
     """Ways to compare on the same problems: name → fields of `reasoning` that differ. Empty: one, as `reasoning` says."""
     bootstrap: BootstrapConfig = BootstrapConfig()
     """How intervals are computed."""
+    samples: str | None = None
+    """A finished evaluation whose plans and solutions are judged by this run's verifier and chosen among by its selection, instead of
+    asking decomposer and solver again; null: everything is asked."""
     report: bool = True
     """Draw report.html at the end."""
 

@@ -89,7 +89,8 @@ class IterateConfig(Config):
         if given:
             raise ValueError(f"distill.collection.{given[0]} is filled in by the rounds; remove it")
         for name in self.strategies:
-            self.collection(0, name)
+            if self.collection(0, name).reasoning.strategy not in LEARNED:
+                raise ValueError(f"strategies.{name}: the stages of adaptive reply in different forms; name each of them as a strategy")
         self.training(0, {(task.title, name): 1 for name in self.strategies for task in self.tasks()})
         self._check_splits(self.evaluation(0, "student"))
         return self

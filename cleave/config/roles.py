@@ -1,11 +1,13 @@
 """Who plays each role, with what prompts, on what resources."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from cleave.config.base import SHORT, Config, split_short
 from cleave.config.model import ModelConfig
+from cleave.roles import ROLES, Role
 
 
 class ResourcesConfig(Config):
@@ -80,3 +82,8 @@ class RolesConfig(Config):
     """Answers the sub-questions and the problem."""
     verifier: VerifierConfig | None = None
     """Scores solutions; None: the solver's likelihood."""
+
+    def played(self, only: Collection[Role] = ROLES) -> dict[Role, RoleConfig]:
+        """The roles that have a model of their own, or those of them in `only`."""
+        cast: dict[Role, RoleConfig | None] = {"decomposer": self.decomposer, "solver": self.solver, "verifier": self.verifier}
+        return {role: config for role, config in cast.items() if config is not None and role in only}

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cleave.config.base import Config, read_yaml, validate
 from cleave.config.base import load as load_config
-from cleave.config.reasoning import PLANNED, ReasoningConfig, StrategyName
+from cleave.config.reasoning import PLANNED, ReasoningConfig, StageStrategy
 from cleave.config.roles import RolesConfig
 from cleave.errors import ConfigError
 from cleave.roles import ROLES
@@ -63,7 +63,8 @@ class ServeArgs(Config):
     name: str = "cleave"
     """Name of the composed pipeline under /v1/models."""
     pipelines: dict[str, ReasoningConfig] = Field(default_factory=dict)
-    """Further composed pipelines by model name; none given: one per strategy that any decomposer can (not dynamic), as NAME-STRATEGY."""
+    """Further composed pipelines by model name; none given: one per strategy that any decomposer can (not dynamic; adaptive where
+    `reasoning` has stages), as NAME-STRATEGY."""
     limits: LimitsConfig = LimitsConfig()
     """Limits on requests."""
     ingress: IngressConfig = IngressConfig()
@@ -90,8 +91,9 @@ class ServeArgs(Config):
         if self.name in self.pipelines:
             raise ValueError(f"the pipeline {self.name!r} is already described by `reasoning`; give the other one another name")
         for name, reasoning in self.models().items():
-            if reasoning.n > self.limits.max_n:
-                raise ValueError(f"the pipeline {name!r} samples {reasoning.n} solutions; raise limits.max_n to at least that")
+            if reasoning.most_samples > self.limits.max_n:
+                samples = reasoning.most_samples
+                raise ValueError(f"the pipeline {name!r} samples {samples} solutions; raise limits.max_n to at least that")
         return self
 
     def models(self) -> dict[str, ReasoningConfig]:
@@ -99,7 +101,9 @@ class ServeArgs(Config):
         return {self.name: self.reasoning, **(self.pipelines or self._one_per_strategy())}
 
     def _one_per_strategy(self) -> dict[str, ReasoningConfig]:
-        strategies = [strategy for strategy in get_args(StrategyName) if strategy != "dynamic"]
+        strategies = [strategy for strategy in get_args(StageStrategy) if strategy != "dynamic"]
+        if self.reasoning.stages:
+            strategies.append("adaptive")
         return {f"{self.name}-{strategy}": _with_strategy(self.reasoning, strategy) for strategy in strategies}
 
 
