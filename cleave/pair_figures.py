@@ -25,7 +25,7 @@ def cost_per_problem(row: PairRow, unit: Unit) -> float:
 def pareto_front(rows: Sequence[PairRow], unit: Unit) -> list[PairRow]:
     """The rows that no other row beats in accuracy at the same or a lower cost, cheapest first. Nobody can buy gold parts."""
     front: list[PairRow] = []
-    bought = [row for row in rows if GOLD not in (row.decomposer, row.solver)]
+    bought = [row for row in rows if GOLD not in row.players.values()]
     for row in sorted(bought, key=lambda row: (cost_per_problem(row, unit), -row.accuracy.value)):
         if not front or row.accuracy.value > front[-1].accuracy.value:
             front.append(row)
@@ -61,7 +61,7 @@ def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
         return as_svg(figure)
 
 
-def differences(rows: Sequence[PairRow]) -> str:
+def differences(rows: Sequence[PairRow], label: str = "points more solved than the row it is compared with") -> str:
     """A line per row: the difference in points with its interval. Empty where nothing is compared."""
     shown = [row for row in rows if row.difference is not None]
     if not shown:
@@ -75,7 +75,7 @@ def differences(rows: Sequence[PairRow]) -> str:
         axes.errorbar(values, list(places), xerr=bounds, fmt="o", color=COLOURS[0], markersize=5, elinewidth=1.4, capsize=2.5)
         axes.set_yticks(list(places), [row.name for row in shown])
         axes.invert_yaxis()
-        axes.set_xlabel("points more solved than the row it is compared with")
+        axes.set_xlabel(label)
         frame(axes)
         return as_svg(figure)
 

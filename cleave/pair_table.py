@@ -62,12 +62,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class PairRow:
-    """One line of the table. `usage` is the total of each role over `asked` problems of all seeds; `difference` is None for the row that
-    the others are compared with."""
+    """One line of the table. `players` says who plays which role; `usage` is the total of each role over `asked` problems of all seeds;
+    `difference` is None for the row that the others are compared with."""
 
     name: str
-    decomposer: str
-    solver: str
+    players: Mapping[str, str]
     n: int
     seeds: int
     accuracy: Interval
@@ -83,8 +82,7 @@ class PairRow:
 
 @dataclass(frozen=True)
 class _Entry:
-    decomposer: str
-    solver: str
+    players: Mapping[str, str]
     runs: Sequence[Measured]
     against: str
 
@@ -112,11 +110,11 @@ class PairTable:
         self.confidence = confidence
         self._entries: dict[str, _Entry] = {}
 
-    def add(self, name: str, decomposer: str, solver: str, runs: Sequence[Measured], against: str) -> None:
+    def add(self, name: str, players: Mapping[str, str], runs: Sequence[Measured], against: str) -> None:
         """A row with its evaluations, one per seed. Raises DataError if they are not of the same problems."""
         if len({frozenset(run.solved) for run in runs}) != 1:
             raise DataError(f"the seeds of the row {name!r} were measured on different problems; run the study again with another name.")
-        self._entries[name] = _Entry(decomposer, solver, list(runs), against)
+        self._entries[name] = _Entry(players, list(runs), against)
 
     @property
     def unit(self) -> Unit | None:
@@ -134,8 +132,7 @@ class PairTable:
             tasks = sorted({task for task, _ in places})
             yield PairRow(
                 name,
-                entry.decomposer,
-                entry.solver,
+                entry.players,
                 n=len(places),
                 seeds=len(entry.runs),
                 accuracy=self._accuracy(entry, places),

@@ -143,9 +143,7 @@ def mixture(config: IterateConfig, number: int) -> list[Part]:
             sources = CollectionConfig.model_validate(config.sources(number, strategy))
             form = config.learned(strategy)
             kept = mixed(sources, label(task.title, strategy), get_task(task.task), [form])
-            usable = [
-                sum(has_what_it_needs(each, form) and not is_held_out(each, sources.held_out) for each in part) for part in kept.values()
-            ]
+            usable = [sum(has_what_it_needs(each, form) and not is_held_out(each, sources) for each in part) for part in kept.values()]
             own = usable[0] if sources.also else 0
             parts.append(Part(task.title, strategy, len(kept[sources.path]), own, sum(usable) - own))
     if not any(part.own + part.teacher for part in parts):

@@ -141,8 +141,8 @@ def judged(config: CollectionConfig, label: str, task: Task) -> list[JudgedProbl
 
 def split(problems: Sequence[JudgedProblem], config: CollectionConfig) -> tuple[list[JudgedProblem], list[JudgedProblem]]:
     """Those to train on, and those held out."""
-    held = [each for each in problems if is_held_out(each.problem, config.held_out)]
-    return [each for each in problems if not is_held_out(each.problem, config.held_out)], held
+    held = [each for each in problems if is_held_out(each.problem, config)]
+    return [each for each in problems if not is_held_out(each.problem, config)], held
 
 
 def check_judged(config: CollectionConfig, label: str, problems: Sequence[JudgedProblem], judge: JudgeConfig) -> None:

@@ -35,8 +35,8 @@ def collected(config: CollectionConfig, label: str, task: Task, formats: Iterabl
     """The kept traces of one task. Raises ConfigError for a collection or teacher that is not there, DataError where nothing was kept."""
     counts = Counts()
     problems = [problem for part in mixed(config, label, task, formats, counts).values() for problem in part]
-    trained = [problem for problem in problems if not is_held_out(problem, config.held_out)]
-    held = [problem for problem in problems if is_held_out(problem, config.held_out)]
+    trained = [problem for problem in problems if not is_held_out(problem, config)]
+    held = [problem for problem in problems if is_held_out(problem, config)]
     if not trained:
         raise DataError(_nothing(config, label, counts))
     say(f"{label}: {counts.kept:,} of {counts.plans:,} attempts in {counts.traces:,} traces are kept{_because(counts)}{_reasons(counts)}.")
@@ -84,9 +84,10 @@ def ranking_of(config: CollectionConfig, path: str) -> Ranking | None:
     return Ranking(likelihoods_of(config, path).lookup(), config.reconstruction.keep)
 
 
-def is_held_out(problem: Problem, share: float) -> bool:
+def is_held_out(problem: Problem, config: CollectionConfig) -> bool:
     """By the question, so that all plans of one problem fall on the same side whatever the teacher answered."""
-    return int(_question_key(problem), 16) / 2**64 < share
+    place = int(_question_key(problem), 16) / 2**64
+    return config.fold * config.held_out <= place < (config.fold + 1) * config.held_out
 
 
 def _question_key(problem: Problem) -> str:

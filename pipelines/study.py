@@ -16,6 +16,7 @@ from typing import Any
 from cleave.advice import advise
 from cleave.config.base import dump
 from cleave.config.study import StudyConfig
+from cleave.config.study_students import StudyStudents
 from cleave.console import print_table, say
 from cleave.pair_report import render
 from cleave.pair_table import EVERYTHING, Measured, PairRow, PairTable
@@ -46,7 +47,7 @@ def gather(config: StudyConfig) -> int:
     return collect.main(config.collection(), quiet=True)
 
 
-def train(config: StudyConfig) -> int:
+def train(config: StudyStudents) -> int:
     """Every student with every seed."""
     for name in config.students:
         for seed in config.seeds_of(name):
@@ -67,7 +68,7 @@ def measure(config: StudyConfig) -> int:
     return 0
 
 
-def checkpoints(config: StudyConfig, seed: int) -> dict[str, str]:
+def checkpoints(config: StudyStudents, seed: int) -> dict[str, str]:
     """Where the checkpoints of the students that have this seed are."""
     found = {}
     for name in config.students:
@@ -85,7 +86,7 @@ def table_of(config: StudyConfig) -> PairTable:
     for name, row in config.rows.items():
         runs = [config.row(name, seed, trained[seed]) for seed in config.row_seeds(name)]
         measured = [Measured.read(RunFolder.open(run.storage_path, run.name)) for run in runs]
-        table.add(name, row.decomposer, row.solver, measured, config.against(name))
+        table.add(name, {"decomposer": row.decomposer, "solver": row.solver}, measured, config.against(name))
     return table
 
 
@@ -125,8 +126,7 @@ def as_figures(row: PairRow, unit: str | None) -> dict[str, Any]:
     return {
         "kind": "pair",
         "row": row.name,
-        "decomposer": row.decomposer,
-        "solver": row.solver,
+        **row.players,
         "n": row.n,
         "seeds": row.seeds,
         "accuracy": vars(row.accuracy),

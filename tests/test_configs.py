@@ -14,6 +14,7 @@ from cleave.config.iterate import IterateConfig
 from cleave.config.serve import ServeArgs, load_serve, validate_args
 from cleave.config.students import StudentsConfig, load_distill
 from cleave.config.study import StudyConfig
+from cleave.config.verifier_study import VerifierStudyConfig, load_study
 from cleave.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ READERS: dict[str, Callable[[Path], Config]] = {
     "reference": lambda path: load(DistillConfig, path),
     "iterate": lambda path: load(IterateConfig, path),
     "serve": read_serve,
-    "studies": lambda path: load(StudyConfig, path),
+    "studies": load_study,
 }
 
 
@@ -84,7 +85,9 @@ def test_unknown_folder_is_an_error() -> None:
         reader(ROOT / "configs" / "nowhere" / "a.yaml")
 
 
-@pytest.mark.parametrize("cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudentsConfig, StudyConfig, IterateConfig])
+@pytest.mark.parametrize(
+    "cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudentsConfig, StudyConfig, VerifierStudyConfig, IterateConfig]
+)
 def test_every_field_says_what_it_means(cls: type[Config]) -> None:
     def undocumented(schema: dict[str, object]) -> list[str]:
         models = [schema, *schema.get("$defs", {}).values()]  # type: ignore[attr-defined]

@@ -25,11 +25,15 @@ def measured(solved: str, **usage: Usage) -> Measured:
     return Measured({place: char == "+" for place, char in zip(places, solved, strict=True)}, dict.fromkeys(places, usage))
 
 
+def pair(decomposer: str, solver: str) -> dict[str, str]:
+    return {"decomposer": decomposer, "solver": solver}
+
+
 def test_differences_are_paired_with_the_other_rows_mean_over_seeds() -> None:
     table = PairTable()
-    table.add("T", "T", "T", [measured("++--")], against="T")
-    table.add("S", "S", "T", [measured("+---"), measured("+++-")], against="T")
-    table.add("U", "U", "T", [measured("++")], against="S")
+    table.add("T", pair("T", "T"), [measured("++--")], against="T")
+    table.add("S", pair("S", "T"), [measured("+---"), measured("+++-")], against="T")
+    table.add("U", pair("U", "T"), [measured("++")], against="S")
     base, student, few = table.rows()
     assert base.difference is None
     assert base.accuracy == wilson(2, 4)
@@ -46,28 +50,28 @@ def test_differences_are_paired_with_the_other_rows_mean_over_seeds() -> None:
 def test_cost_is_money_where_everybody_has_a_price_else_flops() -> None:
     teacher = {"decomposer": Usage(2, 10, 10, 1.0, 80.0, 0.4), "solver": Usage(2, 10, 10, 1.0, 100.0, 0.6)}
     table = PairTable()
-    table.add("T", "T", "T", [measured("++++", **teacher)], against="T")
+    table.add("T", pair("T", "T"), [measured("++++", **teacher)], against="T")
     cheap = teacher | {"decomposer": Usage(2, 10, 10, 1.0, 8.0, 0.1)}
-    table.add("priced", "S", "T", [measured("++", **cheap), measured("++", **cheap)], against="T")
+    table.add("priced", pair("S", "T"), [measured("++", **cheap), measured("++", **cheap)], against="T")
     assert table.unit == "price"
     _, priced = table.rows()
     assert priced.difference is not None
     assert priced.difference.cost == pytest.approx({"all": 0.7, "decomposer": 0.25, "solver": 1.0})
     assert (priced.asked, priced.total.prompt_tokens) == (4, 80)
     free = teacher | {"decomposer": Usage(2, 10, 10, 1.0, 8.0)}
-    table.add("free", "S", "T", [measured("++", **free)], against="T")
+    table.add("free", pair("S", "T"), [measured("++", **free)], against="T")
     assert table.unit == "flops"
     *_, unpriced = table.rows()
     assert unpriced.difference is not None
     assert unpriced.difference.cost["all"] == pytest.approx(108 / 180)
-    table.add("unknown", "S", "T", [measured("++", solver=Usage(1, 10, 10))], against="T")
+    table.add("unknown", pair("S", "T"), [measured("++", solver=Usage(1, 10, 10))], against="T")
     assert table.unit is None
     assert all(row.difference is None or not row.difference.cost for row in table.rows())
 
 
 def test_seeds_of_different_problems_are_refused() -> None:
     with pytest.raises(DataError, match="different problems"):
-        PairTable().add("S", "S", "T", [measured("++"), measured("+++")], against="S")
+        PairTable().add("S", pair("S", "T"), [measured("++"), measured("+++")], against="S")
 
 
 def test_p_is_small_only_where_there_is_a_difference() -> None:
@@ -82,7 +86,7 @@ def test_p_is_small_only_where_there_is_a_difference() -> None:
 def row(name: str, accuracy: float, flops: float, difference: Interval | None = None) -> PairRow:
     found = None if difference is None else Difference("T → T", 500, difference, 0.5, {"decomposer": 0.11, "solver": 0.12, "all": 0.3})
     usage = {"solver": Usage(500, 1000, 1000, 1.0, flops * 500)}
-    return PairRow(name, "S", "T", 500, 1, Interval(accuracy, accuracy - 0.02, accuracy + 0.02), {}, usage, 500, found)
+    return PairRow(name, pair("S", "T"), 500, 1, Interval(accuracy, accuracy - 0.02, accuracy + 0.02), {}, usage, 500, found)
 
 
 def test_advice_says_what_the_whole_interval_says() -> None:

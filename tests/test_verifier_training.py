@@ -236,6 +236,18 @@ def test_distinct_answered_samples_are_what_is_learned(collection: Path) -> None
     assert 20 < len(held) < 60
 
 
+def test_every_problem_is_held_out_in_one_fold(collection: Path) -> None:
+    held: list[str] = []
+    for fold in range(5):
+        config = CollectionConfig.model_validate({"path": str(collection / "samples"), "held_out": 0.2, "fold": fold})
+        trained, out = split(judged(config, "own", get_task(make_config(collection).tasks[0].task)), config)
+        assert len(trained) + len(out) == 200
+        held += [each.problem.id for each in out]
+    assert sorted(held) == sorted(f"p{k}" for k in range(200))
+    with pytest.raises(ValueError, match=r"there is no fold 5 of 0\.2 of the problems; the last one is 4"):
+        CollectionConfig.model_validate({"path": "x", "held_out": 0.2, "fold": 5})
+
+
 @pytest.mark.parametrize("judge", [{"loss": "margin"}, {"loss": "cross_entropy"}, {"loss": "margin", "head": "scalar"}])
 def test_a_run_leaves_a_calibrated_judge(collection: Path, judge: dict[str, str]) -> None:
     config = make_config(collection, judge=judge)

@@ -33,14 +33,15 @@ def distill(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = F
 
 
 def study(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:
-    """Collect, train students and compare pairs of roles: which part is worth distilling; a stopped study resumes."""
-    from cleave.config.base import load
-    from cleave.config.study import StudyConfig
+    """Collect, train students and compare: which part is worth distilling, or which verifier chooses best; a stopped study resumes."""
+    from cleave.config.verifier_study import VerifierStudyConfig, load_study
 
-    resolved = load(StudyConfig, config, overrides or [])
-    from pipelines.study import main
+    resolved = load_study(config, overrides or [])
+    from pipelines import study, verifier_study
 
-    return main(resolved, dry_run=dry_run, as_json=as_json)
+    if isinstance(resolved, VerifierStudyConfig):
+        return verifier_study.main(resolved, dry_run=dry_run, as_json=as_json)
+    return study.main(resolved, dry_run=dry_run, as_json=as_json)
 
 
 def iterate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, dry_run: DryRun = False) -> int:

@@ -50,6 +50,15 @@ class CollectionConfig(Config):
     (answered only)."""
     held_out: float = Field(0.02, ge=0, lt=1)
     """Share of the problems that is never trained on and measured instead; `eval_split` does not apply to collections."""
+    fold: int = Field(0, ge=0)
+    """Which part of that size is held out, from 0, for cross-validation: with held_out 0.2 there are 0 to 4."""
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> Self:
+        if self.fold and (self.fold + 1) * self.held_out > 1 + 1e-9:
+            last = int(1 / self.held_out) - 1
+            raise ValueError(f"there is no fold {self.fold} of {self.held_out:g} of the problems; the last one is {last}")
+        return self
 
     @model_validator(mode="after")
     def _ranks_right_ones(self) -> Self:

@@ -4,12 +4,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cleave.config.base import SHORT, Config, merged, validate_part
+from cleave.config.base import SHORT, Config, validate_part
 from cleave.config.collect import CollectConfig
-from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.model import Price
 from cleave.config.roles import RoleConfig
+from cleave.config.study_students import StudyStudents, as_name
 
 NOBODY = "none"
 """In place of a decomposer: the row's strategy makes no plan."""
@@ -49,23 +49,15 @@ class RowConfig(Config):
     """The row that this one is compared with, on the problems of both; null: the baseline."""
 
 
-class StudyConfig(Config):
-    """One study. Each part is a run of its own in the study's folder: what is finished is never done again."""
+class StudyConfig(StudyStudents):
+    """One study of pairs."""
 
-    name: str
-    """Name of the study's folder."""
-    storage_path: str = "runs"
-    """Where it is: a local path or a URL."""
     models: dict[str, Cast] = Field(min_length=1)
     """Models that are there already: teachers, undistilled students, other families."""
     teacher: str
     """The name in `models` whose traces are collected."""
     collect: dict[str, Any]
     """A config of `cleave collect`, without its name, storage_path and roles."""
-    distill: dict[str, Any] = Field(default_factory=dict)
-    """What the students' configs of `cleave distill` have in common."""
-    students: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Student → what its config adds to `distill`; its source is the collection unless it says otherwise."""
     evaluate: dict[str, Any]
     """A config of `cleave evaluate`, without its name, storage_path, roles and variants."""
     rows: dict[str, RowConfig] = Field(min_length=1)
@@ -78,12 +70,6 @@ class StudyConfig(Config):
     """Share of the problems that a student may lose and still be worth distilling."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """Price by name of a model or student; where a player of the table has none, cost is counted in FLOPs."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Training seeds; every student is trained once with each."""
-    one_seed: tuple[str, ...] = ()
-    """Students that are trained with the first seed only: their rows are exploratory."""
-    confidence: float = Field(0.95, gt=0, lt=1)
-    """Coverage of all intervals."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -94,9 +80,6 @@ class StudyConfig(Config):
         both = set(self.models) & set(self.students)
         if both:
             raise ValueError(f"{sorted(both)[0]!r} is a model and a student; rename one")
-        strangers = set(self.one_seed) - set(self.students)
-        if strangers:
-            raise ValueError(f"one_seed: {sorted(strangers)[0]!r} is no student")
         unknown = set(self.prices) - set(self.models) - set(self.students)
         if unknown:
             raise ValueError(f"prices: {sorted(unknown)[0]!r} is no model and no student")
@@ -104,8 +87,6 @@ class StudyConfig(Config):
             if spokesman not in self.rows:
                 raise ValueError(f"advice.{role}: {spokesman!r} is no row; there are {', '.join(self.rows)}")
         self.collection()
-        for student in self.students:
-            self.student(student, self.seeds[0])
         for name, row in self.rows.items():
             self._check_row(name, row)
         return self
@@ -115,14 +96,6 @@ class StudyConfig(Config):
         cast = self.models[self.teacher]
         roles = {role: part.model_dump() for role, part in (("decomposer", cast.decomposer), ("solver", cast.solver)) if part}
         return validate_part(CollectConfig, self.collect | {"name": "collection", "storage_path": self.folder, "roles": roles}, "collect")
-
-    def student(self, name: str, seed: int) -> DistillConfig:
-        """How a student is trained."""
-        data = merged(self.distill, self.students[name])
-        if data.setdefault("source", "collection") == "collection":
-            data["collection"] = {"path": f"{self.folder}/collection", **data.get("collection", {})}
-        named = {"name": f"{_as_name(name)}-seed{seed}", "storage_path": self.folder, "seed": seed}
-        return validate_part(DistillConfig, data | named, f"students.{name}")
 
     def row(self, name: str, seed: int, checkpoints: dict[str, str] | None = None) -> EvaluateConfig:
         """How a row is measured; `checkpoints` are the students' folders."""
@@ -136,7 +109,7 @@ class StudyConfig(Config):
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
         return validate_part(
-            EvaluateConfig, data | {"name": f"row-{_as_name(self.first_like(name))}{suffix}", "storage_path": self.folder}, f"rows.{name}"
+            EvaluateConfig, data | {"name": f"row-{as_name(self.first_like(name))}{suffix}", "storage_path": self.folder}, f"rows.{name}"
         )
 
     def depends_on_seed(self, name: str) -> bool:
@@ -144,20 +117,11 @@ class StudyConfig(Config):
         row = self.rows[name]
         return row.decomposer in self.students or row.solver in self.students
 
-    def seeds_of(self, student: str) -> tuple[int, ...]:
-        """The seeds that a student is trained with."""
-        return self.seeds[:1] if student in self.one_seed else self.seeds
-
     def row_seeds(self, name: str) -> tuple[int, ...]:
         """The seeds that a row is measured with: those that all of its students have; one is enough where nothing was trained."""
         row = self.rows[name]
         players = [player for player in (row.decomposer, row.solver) if player in self.students]
         return min((self.seeds_of(player) for player in players), key=len, default=self.seeds[:1])
-
-    @property
-    def folder(self) -> str:
-        """The study's folder."""
-        return f"{self.storage_path.rstrip('/')}/{self.name}"
 
     def first_like(self, name: str) -> str:
         """The first row that measures the same, so that nothing is measured twice for being compared with two rows."""
@@ -204,9 +168,3 @@ def _label(task: object) -> str:
     assert isinstance(task, dict)
     named = task.get("task")
     return str(task.get("label") or (named if isinstance(named, str) else dict(named or {}).get("name", "")))
-
-
-def _as_name(name: str) -> str:
-    """A row's or student's name as part of a run's name."""
-    kept = "".join(char if (char.isalnum() and char.isascii()) or char in "._-" else "-" for char in name.replace("→", "to"))
-    return "-".join(part for part in kept.split("-") if part) or "row"
