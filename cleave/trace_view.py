@@ -9,6 +9,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from cleave.plans import substitute
+from cleave.selection import agreement
 from cleave.types import Plan, Solution, SolutionStep, Step, Trace
 
 if TYPE_CHECKING:
@@ -75,9 +76,19 @@ def confidence_sentence(trace: Trace) -> str:
         return "unknown"
     verifier = trace.models.get("verifier")
     samples = len(trace.stage_of(trace.chosen or 0))
-    alone = samples == 1 and bool(trace.verdicts)
-    source = (verifier.name if verifier else "the verifier") if alone else f"share of {samples} solutions that agree"
+    judged = bool(trace.verdicts) and (samples == 1 or not _is_a_share(trace))
+    source = (verifier.name if verifier else "the verifier") if judged else f"share of {samples} solutions that agree"
     return f"{trace.confidence:.2f} ({source})"
+
+
+def _is_a_share(trace: Trace) -> bool:
+    """Whether the confidence is votes over samples: votes over it are then a whole number, that of the samples asked for. A probability
+    that a verifier made of the votes is no such number."""
+    if trace.chosen is None or not trace.confidence:
+        return False
+    stage = trace.stage_of(trace.chosen)
+    asked = agreement([trace.solutions[i] for i in stage], trace.chosen - stage.start, 1) / trace.confidence
+    return abs(asked - round(asked)) < 1e-9
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from cleave.events import Event, Failed, Selected
 from cleave.reasoning import reason
 from cleave.roles import Roles
 from cleave.selection import Choice, select
+from cleave.trace_view import confidence_sentence
 from cleave.traces import ScoredTrace
 from cleave.types import Problem, Solution, Trace, Verdict
 from serve.completion import of_traces
@@ -57,6 +58,16 @@ async def test_the_confidence_of_a_vote_is_calibrated() -> None:
     trace = await solved(0.9, n=2, selection="weighted")
     assert trace.confidence == pytest.approx(0.9 / (0.9 + 0.1 * 2.718281828), abs=1e-6), "log-odds of the support, minus 1"
     assert (await solved(0.9, n=2, selection="weighted", abstain_below=0.8)).answer is None
+
+
+async def test_a_confidence_says_where_it_comes_from() -> None:
+    calibrated, voted = await solved(0.9, n=2, selection="weighted"), await solved(0.9, n=3, selection="majority")
+    assert confidence_sentence(calibrated) == f"{calibrated.confidence:.2f} (puppet)"
+    assert "puppet" in confidence_sentence(await solved(0.75))
+    some = replace(voted, confidence=2 / 3, solutions=(*voted.solutions[:2], Solution(answer="9")))
+    assert confidence_sentence(some) == "0.67 (share of 3 solutions that agree)"
+    fewer = replace(voted, confidence=2 / 5, solutions=voted.solutions[:2])
+    assert confidence_sentence(fewer) == "0.40 (share of 2 solutions that agree)", "three of five samples never came"
 
 
 def test_support_counts_all_that_were_asked_for() -> None:
