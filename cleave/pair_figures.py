@@ -61,7 +61,7 @@ def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
         return as_svg(figure)
 
 
-def differences(rows: Sequence[PairRow], label: str = "points more solved than the row it is compared with") -> str:
+def differences(rows: Sequence[PairRow]) -> str:
     """A line per row: the difference in points with its interval. Empty where nothing is compared."""
     shown = [row for row in rows if row.difference is not None]
     if not shown:
@@ -75,7 +75,7 @@ def differences(rows: Sequence[PairRow], label: str = "points more solved than t
         axes.errorbar(values, list(places), xerr=bounds, fmt="o", color=COLOURS[0], markersize=5, elinewidth=1.4, capsize=2.5)
         axes.set_yticks(list(places), [row.name for row in shown])
         axes.invert_yaxis()
-        axes.set_xlabel(label)
+        axes.set_xlabel("points more solved than the row it is compared with")
         frame(axes)
         return as_svg(figure)
 

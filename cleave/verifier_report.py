@@ -15,7 +15,7 @@ TEMPLATE = "verifier_report.html.j2"
 
 def render(config: VerifierStudyConfig, folder: RunFolder, rows: Sequence[PairRow], arms: Sequence[ArmRow], conclusion: str) -> str:
     """The page."""
-    from cleave import pair_figures
+    from cleave import verifier_figures
 
     return page(
         TEMPLATE,
@@ -25,6 +25,6 @@ def render(config: VerifierStudyConfig, folder: RunFolder, rows: Sequence[PairRo
         arms=arms,
         conclusion=conclusion,
         tasks=sorted({task for row in rows for task in row.by_task}),
-        differences=pair_figures.differences(rows, f"points more solved than by {config.baseline}"),
+        gains=verifier_figures.gains(rows, config.baseline),
         config_text=folder.read_text(CONFIG),
     )

@@ -23,15 +23,13 @@ from cleave.selection import Options
 from cleave.selection_table import MAJ_K_AT_N, PASS_AT_N
 from cleave.tasks.registry import get_task
 from cleave.types import Problem
+from cleave.verifier_figures import NOBODY
 from cleave.verifier_report import render
 from cleave.verifier_table import ArmRow, Judgements, arm_row, as_figures
 from pipelines import collect, evaluate
 from pipelines.evaluation_summary import points
 from pipelines.study import as_figures as as_pair_figures
 from pipelines.study import checkpoints, train
-
-NOBODY = "-"
-"""In place of a verifier: the rule needs none."""
 
 
 def main(config: VerifierStudyConfig, *, dry_run: bool = False, as_json: bool = False) -> int:
@@ -113,7 +111,7 @@ def publish(config: VerifierStudyConfig, folder: RunFolder, *, as_json: bool) ->
     found = read(config)
     arms = [arm_row(arm, judged) for arm, judged in found.items()]
     rows = list(table_of(config, found).rows())
-    sentence = conclusion(rows, config.baseline)
+    sentence = conclusion(rows, config.baseline, config.confidence)
     figures = [as_figures(arm) for arm in arms] + [as_pair_figures(row, None) for row in rows]
     folder.write_lines(METRICS, figures)
     folder.write_text(REPORT, render(config, folder, rows, arms, sentence))
@@ -129,16 +127,17 @@ def publish(config: VerifierStudyConfig, folder: RunFolder, *, as_json: bool) ->
     say(f"results are in {folder.location}/{REPORT}")
 
 
-def conclusion(rows: Iterable[PairRow], baseline: str) -> str:
-    """One sentence: the verifier and rule with the largest gain whose interval excludes 0, or that there is none."""
-    scored = [row for row in rows if row.players["verifier"] != NOBODY and row.difference is not None]
-    sure = [row for row in scored if row.difference and row.difference.interval.low > 0]
-    if sure:
-        best = max(sure, key=lambda row: row.difference.interval.value if row.difference else 0.0)
-        assert best.difference is not None
-        above = points(best.difference.interval)
-        return f"Choose by {best.name}: {above} points above {baseline}, the most of {len(scored)} compared here."
-    return f"No verifier is above {baseline} beyond doubt: stay with it, or train on more samples."
+def conclusion(rows: Iterable[PairRow], baseline: str, confidence: float = 0.95) -> str:
+    """One sentence: the verifier and rule with the largest gain, of those that have as many seeds as any and are above the baseline beyond
+    doubt, p being corrected for their number (Bonferroni); or that there is none."""
+    scored = [(row, row.difference) for row in rows if row.players["verifier"] != NOBODY and row.difference is not None]
+    seeds = max(row.seeds for row, _ in scored)
+    compared = [(row, found) for row, found in scored if row.seeds == seeds]
+    sure = [(row, found) for row, found in compared if found.interval.low > 0 and found.p * len(compared) <= 1 - confidence]
+    if not sure:
+        return f"No verifier is above {baseline} beyond doubt ({len(compared)} compared): stay with it, or train on more samples."
+    best, found = max(sure, key=lambda each: each[1].interval.value)
+    return f"Choose by {best.name}: {points(found.interval)} points above {baseline}, the most of {len(compared)} compared here."
 
 
 def lines(rows: Iterable[PairRow], tasks: list[str]) -> Iterator[list[str]]:

@@ -12,12 +12,16 @@ from cleave.config.evaluate import EvaluateConfig
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.verifier_study import VerifierStudyConfig
 from cleave.errors import ConfigError
+from cleave.intervals import Interval
+from cleave.pair_table import Difference, PairRow
 from cleave.reasoning import judge, reason
 from cleave.runs import RunFolder
 from cleave.traces import read_traces
 from cleave.types import Failure, Problem, Trace, Usage
+from cleave.verifier_figures import gains
 from pipelines import evaluate, verifier_study
 from pipelines.evaluation_folder import EvaluationFolder
+from pipelines.verifier_study import conclusion
 from tests.answering import Answering
 
 PROBLEM = Problem("p", "How many in all?", answer="8")
@@ -182,6 +186,32 @@ def test_the_study_ends_in_a_table_and_is_not_done_twice(tmp_path: Path, capsys:
 def test_mistakes_are_found_before_anything_starts(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(VerifierStudyConfig, study(tmp_path, **changes), "test")
+
+
+def row(arm: str, rule: str, gain: float, p: float, seeds: int = 3) -> PairRow:
+    found = Difference("majority", 900, Interval(gain, gain - 0.01, gain + 0.01), p, {})
+    return PairRow(f"{arm}: {rule}", {"verifier": arm, "selection": rule}, 900, seeds, Interval(0.5, 0.4, 0.6), {}, {}, 900, found)
+
+
+def test_the_conclusion_is_the_largest_sure_gain_of_rows_with_all_seeds() -> None:
+    rows = [
+        row("-", "pass@n", 0.3, 0.001),
+        row("A", "rr_all", 0.05, 0.02),
+        row("A", "weighted", 0.03, 0.01),
+        row("B", "weighted", 0.9, 0.001, 1),
+    ]
+    assert conclusion(rows, "majority") == "Choose by A: rr_all: +5.0 [+4.0, +6.0] points above majority, the most of 2 compared here."
+    unsure = [*rows, row("C", "rr_all", 0.02, 0.5)]
+    assert conclusion(unsure, "majority").startswith("Choose by A: weighted"), "with three compared, 0.02 is not enough"
+    assert conclusion([row("A", "rr_all", 0.005, 0.2)], "majority").startswith("No verifier is above majority beyond doubt (1 compared)")
+
+
+def test_the_figure_names_every_verifier_and_escapes_it() -> None:
+    drawn = gains([row("small <b>", "weighted", 0.03, 0.01), row("large", "rr_all", 0.01, 0.4), row("-", "pass@n", 0.1, 0.01)], "majority")
+    assert "large" in drawn
+    assert "<b>" not in drawn
+    assert "pass@n" not in drawn
+    assert gains([], "majority") == ""
 
 
 def test_a_student_starts_where_another_ended(tmp_path: Path) -> None:
