@@ -6,7 +6,8 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,6 +72,28 @@ class EvaluateEvery(TrainerCallback):
         return control
 
 
+class EvaluateStages(TrainerCallback):
+    """Asks for an evaluation after the step in which a stage of the curriculum ends; `ends` are shares of the progress in [0, 1]. The last
+    stage ends with training, after which all is evaluated anyway. Of the step itself a part may belong to the next stage already."""
+
+    def __init__(self, progress: Callable[[], float], ends: Sequence[float]) -> None:
+        self._progress, self._ends = progress, tuple(ends)
+        self._known = 0
+
+    def finished(self) -> int:
+        """How many stages have ended."""
+        return bisect_right(self._ends, self._progress())
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._known = self.finished()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        before, self._known = self._known, self.finished()
+        if self._known > before and state.global_step < state.max_steps:
+            control.should_evaluate = True
+        return control
+
+
 class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal ends the process the usual way.
 
@@ -124,7 +147,7 @@ def metrics_row(state: TrainerState, logs: Mapping[str, Any]) -> dict[str, Any]:
 
 def progress_line(row: Mapping[str, Any], max_steps: int) -> str:
     """A row of metrics for people; the time left goes by the mean tokens per step so far and the speed since the last row."""
-    measured = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
+    measured = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_") and "/" not in name}
     if measured:
         return f"step {row['step']} held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
     tokens, speed = row.get("tokens", 0), row.get("tokens_per_second", 0.0)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cleave.divergence import divergence, topk_divergence
-from cleave.objectives import Metrics, greedy_hits, selected_logits
+from cleave.objectives import Listener, Metrics, greedy_hits, selected_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,8 @@ class DistributionMatching:
     `divergence` and `cross_entropy` are in nats, `accuracy` is of greedy choice against the targets.
     """
 
+    listener: Listener | None = None
+
     def __init__(self, teacher: Teacher, *, cross_entropy: float = 0.0) -> None:
         self.teacher = teacher
         self.cross_entropy = cross_entropy
@@ -53,8 +55,11 @@ class DistributionMatching:
         learned = weights > 0
         logits = selected_logits(model, batch, learned)  # [N, V]
         targets, weight = batch["input_ids"][:, 1:][learned], weights[learned]
-        apart = (self.teacher.divergence(logits, batch, learned) * weight).sum()
-        metrics = {"accuracy": greedy_hits(logits, targets, weight), "divergence": apart.detach()}
+        each, hits = self.teacher.divergence(logits, batch, learned), greedy_hits(logits, targets)
+        if self.listener is not None:
+            self.listener(batch, learned, each.detach(), hits)
+        apart = (each * weight).sum()
+        metrics = {"accuracy": (hits * weight).sum(), "divergence": apart.detach()}
         if not self.cross_entropy or "own_replies" in batch:
             return apart, weight.sum(), metrics
         nll = (F.cross_entropy(logits.float(), targets, reduction="none") * weight).sum()

@@ -1,19 +1,22 @@
-"""Held-out measurements during training: loss on gold examples, and how many replies are exactly the gold one when decoded greedily.
+"""Held-out measurements during training: loss on gold examples, how many replies are exactly the gold one when decoded greedily, and the
+same by skill without decoding.
 
-Both work on the examples' token ids. Final answers, intervals and whole pipelines are `cleave evaluate`'s business.
+All work on the examples' token ids. Final answers, intervals and whole pipelines are `cleave evaluate`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from cleave.decoding.sample import Sampler
 from cleave.examples import Example
-from cleave.objectives import Objective
+from cleave.objectives import Objective, greedy_hits, selected_logits
 from cleave.packing import pad, split_evenly
 from cleave.types import Sampling
 
@@ -69,6 +72,48 @@ class HeldOut:
             rows = sampler.sample(prompts, [0] * len(prompts), Sampling(max_tokens=self._max_new_tokens))
         hits = [tuple(row.tokens) == target for [row], (_, target) in zip(rows, self._asked, strict=True)]
         return {"exact_match": sum(hits) / len(hits)}
+
+
+class SkillAccuracy:
+    """Call with a model in evaluation mode; returns `exact_match/SKILL`, the share of each skill's examples whose target greedy decoding
+    would give, and `stages`, how many stages of the curriculum are `finished`."""
+
+    def __init__(self, examples: Mapping[str, Sequence[Example]], *, pad_id: int, finished: Callable[[], int]) -> None:
+        self._examples = {skill: list(some) for skill, some in examples.items()}
+        self._pad_id, self._finished = pad_id, finished
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        known = {skill: look_at(model, some, self._pad_id) for skill, some in self._examples.items()}
+        shares = {f"exact_match/{skill}": sum(one.solved for one in some) / len(some) for skill, some in known.items()}
+        return {**shares, "stages": self._finished()}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a model makes of an example that it only reads: `loss` in nats per learned token; `solved`: the most likely token is the right
+    one at each learned place, which is when greedy decoding would give the target."""
+
+    example: Example
+    loss: float
+    solved: bool
+
+
+@torch.inference_mode()
+def look_at(model: PreTrainedModel, examples: Sequence[Example], pad_id: int = 0) -> list[Looked]:
+    """One forward pass over the examples; in any order. An example without learned tokens has a loss of 0 and is solved."""
+    found: list[Looked] = []
+    tokens = sum(map(len, examples))
+    with _uncompiled(model):
+        for part in split_evenly(examples, min(len(examples), 1 + tokens // _BATCH_TOKENS)):
+            batch = {name: tensor.to(model.device) for name, tensor in pad(part, pad_id, range(len(part))).items()}
+            mask = batch["weights"][:, 1:] > 0
+            logits, targets = selected_logits(model, batch, mask), batch["input_ids"][:, 1:][mask]
+            nats = F.cross_entropy(logits.float(), targets, reduction="none")
+            each = torch.stack([nats, torch.ones_like(nats), (~greedy_hits(logits, targets)).float()])
+            sums = torch.zeros(3, len(part), device=nats.device).index_add_(1, batch["numbers"][:, 1:][mask], each)
+            loss, learned, missed = sums.tolist()
+            found += [Looked(example, loss[k] / max(learned[k], 1.0), missed[k] == 0) for k, example in enumerate(part)]
+    return found
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 The step's loss is Σ sums / Σ counts over all accumulated batches and all workers. `count` depends on the batch alone, so that the
 trainer knows the divisor before the first backward pass.
 
+Whoever wants to know of single examples (curriculum/observer.py) sets `listener`, which is told of each learned place of a batch at no
+cost of its own.
+
 Here: cross-entropy on the targets. A teacher's distributions are learned by distribution_matching.py, through the same protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from cleave.packing import Batch
 
 Metrics = Mapping[str, torch.Tensor]
+Listener = Callable[["Batch", torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""(batch, learned [B, T - 1], nats [N], hits [N]): the loss at the N learned places, row by row, and where greedy choice is the target."""
 
 
 class Objective(Protocol):
@@ -36,6 +41,8 @@ class Objective(Protocol):
 class CrossEntropy:
     """Negative log-likelihood in nats of the learned tokens, each times its weight; the metric `accuracy` is of greedy choice."""
 
+    listener: Listener | None = None
+
     def count(self, batch: Batch) -> torch.Tensor:
         return batch["weights"][:, 1:].sum()
 
@@ -46,13 +53,16 @@ class CrossEntropy:
         targets = batch["input_ids"][:, 1:][learned]
         weight = weights[learned]
         nll = F.cross_entropy(logits.float(), targets, reduction="none")
-        return (nll * weight).sum(), weight.sum(), {"accuracy": greedy_hits(logits, targets, weight)}
+        hits = greedy_hits(logits, targets)
+        if self.listener is not None:
+            self.listener(batch, learned, nll.detach(), hits)
+        return (nll * weight).sum(), weight.sum(), {"accuracy": (hits * weight).sum()}
 
 
 @torch.no_grad()
-def greedy_hits(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The weight of the places [N] where the most likely of the logits [N, V] is the target."""
-    return ((logits.argmax(-1) == targets) * weight).sum()
+def greedy_hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The places [N] where the most likely of the logits [N, V] is the target."""
+    return logits.argmax(-1) == targets
 
 
 def selected_logits(model: torch.nn.Module, batch: Batch, learned: torch.Tensor) -> torch.Tensor:

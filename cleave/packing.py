@@ -7,7 +7,8 @@ example of their own.
 
 A batch: `input_ids` [B, T] · `weights` [B, T], the loss weight of predicting the token at that place, 0 where nothing is learned ·
 `position_ids` [B, T], where a row may hold more than one sequence · `teacher` [B, T], which of the run's teachers the token is compared
-with, absent where it is the first for all · `teacher_ids` [N, k] and `teacher_logprobs` [N, k + 1], what is stored of the teacher's
+with, absent where it is the first for all · `numbers` [B, T], which of a step's examples the token belongs to, where somebody wants to know
+it · `teacher_ids` [N, k] and `teacher_logprobs` [N, k + 1], what is stored of the teacher's
 distributions at the places with a weight, row by row. B rows, T tokens of the longest row, N places with a weight.
 
 Left out: which examples come next (curriculum/sampler.py), and the loss (objectives.py).
@@ -63,14 +64,16 @@ def fit_rows(examples: Sequence[Example], max_length: int) -> list[list[Example]
     return rows
 
 
-def pad(examples: Sequence[Example], pad_id: int) -> Batch:
-    """One example per row."""
-    return _tensors([[example] for example in examples], pad_id, positions=any(example.segments for example in examples))
+def pad(examples: Sequence[Example], pad_id: int, numbers: Sequence[int] | None = None) -> Batch:
+    """One example per row. `numbers` are the examples' own, None: nobody wants to know."""
+    rows = [[example] for example in examples]
+    return _tensors(rows, pad_id, positions=any(example.segments for example in examples)) | _numbers(rows, examples, numbers)
 
 
-def pack(examples: Sequence[Example], pad_id: int, max_length: int) -> Batch:
+def pack(examples: Sequence[Example], pad_id: int, max_length: int, numbers: Sequence[int] | None = None) -> Batch:
     """Several examples per row of at most `max_length` tokens."""
-    return _tensors(fit_rows(examples, max_length), pad_id, positions=True)
+    rows = fit_rows(examples, max_length)
+    return _tensors(rows, pad_id, positions=True) | _numbers(rows, examples, numbers)
 
 
 def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool) -> Batch:
@@ -95,6 +98,24 @@ def _tensors(rows: Sequence[Sequence[Example]], pad_id: int, *, positions: bool)
         places[r, start:] = torch.arange(longest - start)
     batch = {"input_ids": ids, "weights": weights} | ({"position_ids": places} if positions else {})
     return batch | ({"teacher": teachers} if teachers.any() else {}) | _stored([example for row in rows for example in row])
+
+
+def _numbers(rows: Sequence[Sequence[Example]], examples: Sequence[Example], numbers: Sequence[int] | None) -> Batch:
+    """The number of each token's example, 0 for padding; nothing without numbers."""
+    import torch
+
+    if numbers is None:
+        return {}
+    left: dict[int, list[int]] = {}
+    for example, number in zip(examples, numbers, strict=True):
+        left.setdefault(id(example), []).append(number)  # one object may come several times in a step: any of its numbers will do
+    known = torch.zeros(len(rows), max(sum(map(len, row)) for row in rows), dtype=torch.long)
+    for r, row in enumerate(rows):
+        start = 0
+        for example in row:
+            known[r, start : start + len(example)] = left[id(example)].pop()
+            start += len(example)
+    return {"numbers": known}
 
 
 def _stored(examples: Sequence[Example]) -> Batch:

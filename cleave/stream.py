@@ -56,6 +56,10 @@ class StepStream:
         """Forward passes of each worker per step."""
         self.problems: list[tuple[str, ...]] = []
         """Problem ids of this worker's batches of the step in progress."""
+        self.step: list[Example] = []
+        """The examples of the step in progress, those of all workers, as they were drawn; their places are the `numbers` of batches."""
+        self.numbered = False
+        """Whether batches say which of the step's examples each token belongs to."""
         self._parts = self.passes * world_size
         self._step_tokens = batch_tokens * whole
         self._least = max(-(-whole // count) * count for count in range(fewest, most + 1))  # an example for every batch of any group
@@ -66,17 +70,21 @@ class StepStream:
         examples = iter(self.sampler)
         while True:
             parts = split_evenly(self._draw(examples), self._parts)
+            self.step = [example for part in parts for example in part]
+            numbers = self._numbers(parts)
             mine, extra = parts[self._rank :: self._world_size], {}
             if self.own_replies is not None and self.own_replies.replace(self.steps):
-                mine, extra = self._replied(self.own_replies, parts), {"own_replies": torch.tensor(True)}
+                mine, extra = self._replied(self.own_replies, numbers), {"own_replies": torch.tensor(True)}
             self.steps += 1
             self.problems = [tuple(example.problem_id for example in part) for part in mine]
-            for part in mine:
-                yield self.batch(part) | extra
+            for part, places in zip(mine, numbers, strict=True):
+                yield self.batch(part, places if self.numbered else None) | extra
 
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Examples as one batch."""
-        return pack(examples, self._pad_id, self._max_length) if self._packing else pad(examples, self._pad_id)
+    def batch(self, examples: Sequence[Example], numbers: Sequence[int] | None = None) -> Batch:
+        """Examples as one batch, with their numbers if wanted."""
+        if self._packing:
+            return pack(examples, self._pad_id, self._max_length, numbers)
+        return pad(examples, self._pad_id, numbers)
 
     def state_dict(self) -> dict[str, Any]:
         return {"tokens": self.tokens, "steps": self.steps, "sampler": self.sampler.state_dict()}
@@ -85,13 +93,16 @@ class StepStream:
         self.tokens, self.steps = state["tokens"], state["steps"]
         self.sampler.load_state_dict(state["sampler"])
 
-    def _replied(self, own_replies: OwnReplies, parts: Sequence[Sequence[Example]]) -> list[list[Example]]:
-        """This worker's parts with the student's own replies, which depend on the examples' places in the whole step."""
+    def _numbers(self, parts: Sequence[Sequence[Example]]) -> list[range]:
+        """The places in the whole step of the examples of each of this worker's parts."""
         starts = list(accumulate(map(len, parts), initial=0))
-        mine = range(self._rank, len(parts), self._world_size)
-        places = [place for k in mine for place in range(starts[k], starts[k + 1])]
-        replied = iter(own_replies([example for k in mine for example in parts[k]], self.steps, places))
-        return [list(islice(replied, len(parts[k]))) for k in mine]
+        return [range(starts[k], starts[k + 1]) for k in range(self._rank, len(parts), self._world_size)]
+
+    def _replied(self, own_replies: OwnReplies, numbers: Sequence[range]) -> list[list[Example]]:
+        """This worker's parts with the student's own replies, which depend on the examples' places in the whole step."""
+        places = [place for part in numbers for place in part]
+        replied = iter(own_replies([self.step[place] for place in places], self.steps, places))
+        return [list(islice(replied, len(part))) for part in numbers]
 
     def _draw(self, examples: Iterator[Example]) -> list[Example]:
         drawn: list[Example] = []

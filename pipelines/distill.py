@@ -33,6 +33,7 @@ _FREE_TO_CHANGE = {
     "save_steps",
     "save_total_limit",
     "report_to",
+    "designer",
 }
 """Fields that change neither weights nor figures, so that a run may be resumed with others."""
 
@@ -90,11 +91,13 @@ def get_ready(config: DistillConfig, folder: RunFolder) -> None:
     """Find mistakes before anything starts; for Ray in the data too, which each of its workers would otherwise find again and again."""
     if config.backend == "inline":
         set_threads(config.num_threads)
+    from pipelines.difficulty import measure_difficulty
     from pipelines.preflight import draw_once, preflight
     from pipelines.reconstruction import score_traces
 
     _, tokenizer = preflight(config)
     score_traces(config)
+    measure_difficulty(config, folder)
     if config.backend == "ray":
         draw_once(config, tokenizer)
         if "tensorboard" in config.train.report_to:
@@ -184,13 +187,17 @@ def summarise(config: DistillConfig, trainer: Any) -> dict[str, Any]:
 
 
 def deliver_result(config: DistillConfig, folder: RunFolder, best: Path, result: dict[str, Any]) -> None:
-    """Calibrate a verifier, export the best weights, then write result.json, which marks the run as finished."""
+    """Calibrate a verifier, sum up the skills, export the best weights, then write result.json, which marks the run as finished."""
     from pipelines.export import export
 
     if config.role == "verifier":
         from pipelines.calibrate import calibrate
 
         result |= calibrate(config, best)
+    if config.evaluation.skill_examples:
+        from pipelines.skill_figures import write_figures
+
+        result |= write_figures(config, folder)
     target = export(config, folder, best, result)
     folder.write_text("result.json", json.dumps({**result, "checkpoint": target}, indent=2) + "\n")
 

@@ -17,6 +17,7 @@ from cleave.lm.checkpoint import load_skeleton
 from cleave.lm.tokens import prompt_text
 from cleave.prompts import load_prompts
 from cleave.types import Problem
+from pipelines.difficulty import check_finite, check_teacher, unmeasured
 from pipelines.start import add_layers, add_lora, check_length, fresh_model, load_tokenizer, local_name
 from pipelines.teachers import check_teachers
 
@@ -34,6 +35,7 @@ def preflight(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
     check_vocabulary(config, model, tokenizer)
     check_prompts(config, tokenizer)
     check_teachers(config, tokenizer)
+    check_teacher(config)
     if config.lora is not None:
         check_modules(model, config.lora)
         add_lora(model, config.lora)
@@ -41,11 +43,13 @@ def preflight(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
 
 def draw_once(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Read the data and draw an example. Returns the number of held-out examples. Raises DataError where there is nothing to learn."""
+    """Read the data and draw an example. Returns the number of held-out examples. Raises DataError where there is nothing to learn, and
+    ConfigError for a curriculum that does not fit the data."""
     from pipelines.assembly import build_data, build_sampler
 
     data = build_data(config, tokenizer)
-    next(iter(build_sampler(config, data, config.max_workers)))
+    check_finite(config, data.sources)
+    next(iter(build_sampler(unmeasured(config), data, config.max_workers)))
     return len(data.held_out)
 
 

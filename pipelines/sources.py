@@ -47,10 +47,10 @@ class Stream:
 
     def __init__(self, task: Task, split: str) -> None:
         self.name = f"{task.name}/{split}"
-        self._task, self._split = task, split
+        self.task, self.split = task, split
 
     def problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
-        return self._task.problems(self._split, CHUNK, seed=rng.getrandbits(62))
+        return self.task.problems(self.split, CHUNK, seed=rng.getrandbits(62))
 
 
 class Shelf:
@@ -84,16 +84,30 @@ def supply_of(task: Task, split: str) -> Supply:
 class ExampleSource:
     """Examples of one supply; a Source of curriculum/sampler.py. Each problem is written in one format, drawn by weight.
 
-    `teacher` is the place of the examples' teacher among the run's. `distributions`, once set, are attached to each example.
+    `teacher` is the place of the examples' teacher among the run's. `skill` is what a curriculum calls the source, and then its examples'
+    skill; None: each example has its problem's first. `distributions`, once set, are attached to each example.
     """
 
     def __init__(
-        self, supply: Supply, *, prompts: PromptSet, formats: Mapping[Format, float], encoder: Encoder, seed: int = 0, teacher: int = 0
+        self,
+        supply: Supply,
+        *,
+        prompts: PromptSet,
+        formats: Mapping[Format, float],
+        encoder: Encoder,
+        seed: int = 0,
+        teacher: int = 0,
+        skill: str | None = None,
     ) -> None:
         self._supply, self._seed = supply, seed
         self._prompts, self._formats, self._encoder = prompts, dict(formats), encoder
-        self.teacher = teacher
+        self.teacher, self.skill = teacher, skill
         self.distributions: Mapping[Key, TopK] | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a last problem."""
+        return self._supply.ends
 
     def chunk(self, index: int) -> list[Example]:
         """512 problems of an endless supply, or one epoch of a finite one; problems without what the formats need are left out."""
@@ -122,7 +136,9 @@ class ExampleSource:
         return examples if self.distributions is None else attach(examples, self.distributions)
 
     def _labelled(self, pair: Pair) -> Pair:
-        return replace(pair, teacher=self.teacher) if self.teacher else pair
+        if self.skill is None:
+            return replace(pair, teacher=self.teacher) if self.teacher else pair
+        return replace(pair, teacher=self.teacher, skill=self.skill)
 
     def _pairs(self, index: int) -> Iterator[Pair]:
         rng = random.Random(f"{self._seed}/{self._supply.name}/{index}")

@@ -85,6 +85,8 @@ class Teacher(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.lasts: int | None = None
         """Requests that it answers before it goes down; None: all."""
+        self.turn = threading.Lock()
+        """Held while a request is counted: the requests are served by threads."""
 
     @property
     def model(self) -> str:
@@ -106,10 +108,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.server.lasts is not None and len(self.server.asked) >= self.server.lasts:
-            return self._send({"error": {"message": "out of order"}}, 503)
-        text = self.server.reply(payload["messages"])
-        garbage = self.server.garble(self.server.asked[-1])
+        with self.server.turn:
+            if self.server.lasts is not None and len(self.server.asked) >= self.server.lasts:
+                return self._send({"error": {"message": "out of order"}}, 503)
+            text = self.server.reply(payload["messages"])
+            garbage = self.server.garble(self.server.asked[-1])
         if garbage is not None:
             return self._send(garbage)
         choices = [

@@ -13,7 +13,8 @@ import cleave.__main__ as command_line
 from cleave.errors import BudgetExceeded, CleaveError, ConfigError, DataError, GenerationError, RoleUnavailable, StorageError
 
 COMMANDS = ["ask", "evaluate", "cascade", "distill", "serve", "submit", "report", "tasks", "tasks list", "tasks show", "tasks export"]
-COMMANDS += ["jobs", "jobs list", "jobs logs", "jobs stop"]
+COMMANDS += ["jobs", "jobs list", "jobs logs", "jobs stop", "drafts", "ngrams", "ngrams build", "ngrams info", "bench superposition"]
+COMMANDS += ["curriculum", "curriculum rank", "curriculum design"]
 
 
 def run(arguments: Sequence[str | bytes], root: Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
@@ -28,7 +29,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"Usage: cleave {command}" in shown
 
 
-@pytest.mark.parametrize("command", ["ask", "evaluate", "cascade", "distill", "report", "submit"])
+@pytest.mark.parametrize("command", ["ask", "evaluate", "cascade", "distill", "report", "submit", "drafts"])
 def test_commands_with_a_result_speak_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     command_line.main([command, "--help"])
     assert "--json" in capsys.readouterr().out

@@ -10,6 +10,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from cleave.decoding.draft import Drafting
+from cleave.decoding.ngram_counts import build as build_ngrams
+from cleave.decoding.ngram_counts import shards_of
 from cleave.errors import ConfigError, GenerationError
 from cleave.lm.checkpoint import load_checkpoint
 from cleave.lm.huggingface import HuggingFaceModel
@@ -74,6 +77,39 @@ async def test_score_equals_the_logprobs_of_the_reply(model: HuggingFaceModel) -
     assert empty.logprobs == ()
 
 
+async def test_drafts_of_each_prompt(model: HuggingFaceModel) -> None:
+    require(model, "drafts", purpose="this test")
+    drafting = Drafting(k=3, max_tokens=5, temperature=1.0, reset_every=2)
+    drafts = await model.drafts(prompts(), drafting)
+    assert [len(each) for each in drafts] == [3, 3, 3]
+    for draft in (draft for each in drafts for draft in each):
+        assert draft.text == model.tokenizer.decode(list(draft.token_ids), skip_special_tokens=True)
+    [alone] = await model.drafts(prompts()[1:2], drafting)
+    assert [draft.token_ids for draft in alone] == [draft.token_ids for draft in drafts[1]]
+    with pytest.raises(ConfigError, match="prompt is empty"):
+        await model.drafts([Prompt(text="")], drafting)
+
+
+async def test_drafts_share_the_cost_of_one_reply(model: HuggingFaceModel) -> None:
+    [[first, *others]] = await model.drafts([Prompt(text="abcde")], Drafting(k=3, max_tokens=4))
+    [[reply]] = await model.generate([Prompt(text="abcde")], Sampling(max_tokens=4))
+    assert (first.usage.calls, first.usage.prompt_tokens, first.usage.completion_tokens) == (1, 5, 4)
+    assert first.usage.flops == reply.usage.flops
+    assert [draft.usage for draft in others] == [Usage(), Usage()]
+
+
+async def test_n_grams_belong_to_the_tokenizer(tiny_model_dir: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_model_dir))
+    ids = [checkpoint.tokenizer(text)["input_ids"] for text in TEXTS]
+    fitting = build_ngrams(tmp_path, shards_of(ids), checkpoint.tokenizer.get_vocab(), model="m", sources=[])
+    smoothed = HuggingFaceModel(checkpoint, name="m", ngrams=fitting)
+    [[draft]] = await smoothed.drafts([Prompt(text="Quest")], Drafting(k=1, max_tokens=3, kept_tokens=258))
+    assert draft.text == "ion", "nothing else was ever seen after it"
+    other = build_ngrams(tmp_path, shards_of(ids), {"a": 0}, model="other", sources=[])
+    with pytest.raises(ConfigError, match="counted with the tokenizer of other"):
+        HuggingFaceModel(checkpoint, name="m", ngrams=other)
+
+
 async def test_stream_adds_up_to_the_reply(model: HuggingFaceModel) -> None:
     prompt, sampling = Prompt(text="ab", seed=5), Sampling(max_tokens=30, temperature=1.5)
     [[reply]] = await model.generate([prompt], sampling)
@@ -106,7 +142,7 @@ async def test_messages_need_a_chat_template(model: HuggingFaceModel, tiny_model
 async def test_cancelled_call_frees_the_thread(model: HuggingFaceModel) -> None:
     long = Sampling(max_tokens=500, temperature=1.0, n=32)
     task = asyncio.create_task(model.generate(prompts(), long))
-    waiting = asyncio.create_task(model.generate(prompts(), long))
+    waiting = asyncio.create_task(model.drafts(prompts(), Drafting(k=8, max_tokens=500)))
     await asyncio.sleep(0.05)
     task.cancel()
     waiting.cancel()
@@ -139,6 +175,8 @@ async def test_closed_model_refuses(tiny_model_dir: Path) -> None:
 async def test_an_overlong_prompt_is_refused(model: HuggingFaceModel) -> None:
     with pytest.raises(ConfigError, match="limit is 512"):
         await model.generate([Prompt(text="a" * 600)], Sampling())
+    with pytest.raises(ConfigError, match="limit is 512"):
+        await model.drafts([Prompt(text="a" * 600)], Drafting())
     with pytest.raises(ConfigError, match="limit is 512"):
         await model.score([Prompt(text="a" * 400)], ["b" * 200])
 

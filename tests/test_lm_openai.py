@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cleave.decoding.draft import Drafting
 from cleave.errors import CleaveError, ConfigError, GenerationError
 from cleave.lm.openai import OpenAIModel
 from cleave.types import Completion, Message, Prompt, Sampling, Usage
@@ -377,6 +378,8 @@ async def test_what_the_protocol_lacks_is_refused(server: Server) -> None:
             await make_model(server).generate([TEXT], sampling)
     with pytest.raises(ConfigError, match="cannot score"):
         await make_model(server).score([TEXT], ["5"])
+    with pytest.raises(ConfigError, match="cannot draft"):
+        await make_model(server).drafts([TEXT], Drafting())
     with pytest.raises(ConfigError, match="is no URL"):
         make_model(server, base_url="ftp://host")
     assert server.requests == []

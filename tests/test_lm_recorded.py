@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError, DataError, GenerationError, StorageError
 from cleave.lm.protocol import Capability, LanguageModel
 from cleave.lm.recorded import RecordedModel, Recorder
@@ -39,6 +40,9 @@ class Echo:
 
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
         return [Completion(text, (3,), (-1.0,)) for text in continuations]
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        return [[Draft("x", (1,), (-1.0,))] * drafting.k for _ in prompts]
 
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[str]:
         for piece in ("one ", "two"):
@@ -90,6 +94,15 @@ async def test_a_stream_is_recorded_as_a_call(tmp_path: Path) -> None:
     assert [piece async for piece in replay.stream(CHAT, SAMPLING)] == ["one two"]
     [[reply]] = await replay.generate([CHAT], replace(SAMPLING, n=1))
     assert reply.text == "one two"
+
+
+async def test_drafts_pass_through_and_are_not_replayed(tmp_path: Path) -> None:
+    [drafts] = await Recorder(Echo(), tmp_path / "c.jsonl").drafts([CHAT], Drafting(k=2))
+    assert [draft.text for draft in drafts] == ["x", "x"]
+    replay = RecordedModel(tmp_path / "c.jsonl")
+    assert "drafts" not in replay.capabilities
+    with pytest.raises(ConfigError, match="holds no drafts; use a local model"):
+        await replay.drafts([CHAT], Drafting())
 
 
 async def test_the_first_recording_counts(tmp_path: Path) -> None:

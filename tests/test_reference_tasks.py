@@ -197,6 +197,16 @@ def test_sheets_of_lists_choose_by_what_the_text_says() -> None:
             assert all(name in problem.context for name, _ in entries)
 
 
+@pytest.mark.parametrize("name", ["lists", "records"])
+def test_sheets_about_a_text_take_the_dials_of_reading(name: str) -> None:
+    for problem in reference_task(name, tables=1.0, rows=[1, 2]).problems("train", 20):
+        assert problem.context.startswith("name | team | ")
+        assert 2 <= len(problem.context.splitlines()) <= 3
+    assert next(reference_task(name).problems("train", 1)) == next(reference_task(name, rows=(3, 6)).problems("train", 1))
+    with pytest.raises(ConfigError, match="unknown dial 'rows'"):
+        reference_task("sums", rows=[1, 2])
+
+
 @pytest.mark.parametrize("name", ["relations", "records"])
 def test_sheets_about_a_text_say_what_the_text_says(name: str) -> None:
     for problem in reference_task(name).problems("train", 60):

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cleave.config.base import Config
+from cleave.config.curriculum import CurriculumConfig, ForgettingConfig
 from cleave.config.formats import DEFAULT_FORMATS, DRAWN_FORMATS, Format, TrainedRole
 from cleave.config.judge import JudgeConfig
 from cleave.config.objective import ObjectiveConfig
@@ -80,7 +81,9 @@ class DistillConfig(Config):
     formats: dict[Format, float] = Field(default_factory=dict)
     """Weight of each kind of example; empty: the role's default mix."""
     stages: tuple[StageConfig, ...] = (StageConfig(),)
-    """Training in order, such as short problems first."""
+    """Training in order, such as short problems first; for more than that see curriculum."""
+    curriculum: CurriculumConfig | None = None
+    """What is drawn when; null: the tasks' weights and stages."""
     init: InitConfig
     """Where training starts."""
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -93,6 +96,8 @@ class DistillConfig(Config):
     """Measurements during training."""
     lora: LoraConfig | None = None
     """Low-rank adapters; null: all weights are trained."""
+    forgetting: ForgettingConfig | None = None
+    """Embeddings that are lost early in training; null: none are."""
     seed: int = 0
     """Seed of the weights and of the data."""
     backend: Literal["inline", "ray"] = "inline"
@@ -128,6 +133,33 @@ class DistillConfig(Config):
             raise ValueError("source: collection and a section `collection` for every task belong together; give both or neither")
         if self.lora is not None and self.init.model is None:
             raise ValueError("lora trains adapters of an existing checkpoint; set init.model, or remove lora")
+        return self
+
+    @model_validator(mode="after")
+    def _curriculum_fits(self) -> Self:
+        if self.role == "verifier" and self.evaluation.skill_examples:
+            raise ValueError("skills are measured by replies, and a verifier has none; set evaluation.skill_examples: 0")
+        if self.curriculum is None:
+            return self
+        names = [mix.title for mix in self.tasks]
+        if self.stages != (StageConfig(),):
+            raise ValueError("stages and curriculum both say what is drawn when; keep one of them")
+        if self.curriculum.skills == "task" and (unknown := sorted(self.curriculum.named_skills - set(names))):
+            raise ValueError(f"curriculum names {unknown[0]!r}, which is no task of this run; there are {', '.join(names)}")
+        easy_to_hard = self.curriculum.easy_to_hard
+        by_teacher = easy_to_hard is not None and easy_to_hard.by == "teacher_loss"
+        if self.role == "verifier" and (self.curriculum.skills != "task" or self.curriculum.observes or by_teacher):
+            raise ValueError("a verifier's examples are ordered by task, depth and length only; set curriculum.skills: task without losses")
+        if self.curriculum.observes and self.objective.lmbda == 1:
+            raise ValueError("a step of the student's own replies tells a curriculum nothing; lower objective.lmbda below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _forgetting_fits(self) -> Self:
+        if self.forgetting is not None and self.lora is not None:
+            raise ValueError("adapters leave embeddings as they are, so there is nothing to forget; remove lora or forgetting")
+        if self.forgetting is not None and self.train.fsdp:
+            raise ValueError("forgetting draws whole embeddings, and FSDP shards them; set train.fsdp: false, or remove forgetting")
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,8 @@ class ModelConfig(Config):
     """Longest prompt plus reply in tokens; None: the checkpoint's own limit."""
     max_batch_size: int = Field(64, gt=0)
     """Most sequences decoded at the same time (hf and reference)."""
+    ngrams: str | None = None
+    """Folder of n-gram tables that smooth its drafts (hf and reference); `cleave ngrams build` makes one."""
     base_url: str | None = None
     """Endpoint root that ends in /v1 (openai only)."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -79,6 +81,8 @@ class ModelConfig(Config):
             raise ValueError("an openai model needs its URL: write openai:MODEL@https://HOST/v1")
         if self.backend != "openai" and (self.base_url or self.logprobs):
             raise ValueError(f"base_url and logprobs do not apply to a {self.backend} model")
+        if self.backend in ("openai", "recorded") and self.ngrams:
+            raise ValueError(f"ngrams do not apply to a {self.backend} model")
         if self.backend != "hf" and (self.revision or self.adapter):
             raise ValueError(f"revision and adapter do not apply to a {self.backend} model")
         return self

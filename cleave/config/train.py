@@ -88,5 +88,14 @@ class TrainEvalConfig(Config):
     """How many of them are also answered greedily, for the exact match with the gold reply."""
     max_new_tokens: int = Field(256, gt=0)
     """Most tokens per generated reply."""
+    skill_examples: int = Field(0, ge=0)
+    """Held-out examples per skill (curriculum.skills), whose exact match is measured at each evaluation and at the end of each stage,
+    without decoding; 0: skills are not measured."""
     metric_for_best_model: Literal["loss", "exact_match"] = "loss"
     """The checkpoint that is best by this metric is the one exported."""
+
+    @model_validator(mode="after")
+    def _measures_the_whole(self) -> Self:
+        if self.skill_examples and not self.examples:
+            raise ValueError("skills are measured beside the held-out loss; set evaluation.examples above 0, or skill_examples: 0")
+        return self

@@ -6,7 +6,8 @@ state is a few integers and continuing costs one chunk, not a replay. Generated 
     sampler = StagedSampler({"arithmetic": source}, stages=(Stage(share=0.3, max_depth=2), Stage(share=0.7)), total_tokens=10**7, seed=0)
     for example in sampler: ...
 
-`observe` is the seam of adaptive curricula; the samplers here do not listen. Left out: batches (packing.py).
+`observe` is the seam of adaptive curricula: mixed_sampler.py listens where its parts do, observer.py tells it. Left out: batches
+(packing.py).
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ from typing import Any, Protocol
 from cleave.errors import ConfigError, DataError
 from cleave.examples import Example
 
-_MOST_REJECTED = 100_000
-"""Examples in a row that a stage may reject before it is called unsatisfiable."""
+MOST_REJECTED = 100_000
+"""Examples in a row that a stage or a gate may reject before it is called unsatisfiable."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What training saw of one example: produced by the trainer, consumed by samplers. `loss` is in nats per learned token."""
+    """What training saw of one example before it learned from it: produced by observer.py, consumed by samplers.
+
+    `loss` is in nats per learned token; `solved`: greedy decoding would give exactly the target.
+    """
 
     problem_id: str
     skill: str
     depth: int
     loss: float
+    solved: bool = False
 
 
 class Source(Protocol):
@@ -44,10 +49,25 @@ class Source(Protocol):
 class Sampler(Protocol):
     """An endless stream of examples. State is that of the next example to come, whatever was drawn before."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether `observe` changes anything; if not, nobody has to look at single examples."""
+        ...
+
+    @property
+    def progress(self) -> float:
+        """How far training is, in [0, 1]."""
+        ...
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The progress at which each stage ends, the last one 1."""
+        ...
+
     def __iter__(self) -> Iterator[Example]: ...
 
     def observe(self, results: Sequence[Observation]) -> None:
-        """Learn from how training went."""
+        """Learn from how training went: called once after each optimiser step, with the same results on all workers."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +109,7 @@ class ShuffledSource:
 
 
 @dataclass
-class _Cursor:
+class Cursor:
     """A place in a source: the next example is `offset` of chunk `index`."""
 
     source: Source
@@ -105,7 +125,7 @@ class _Cursor:
             if self.offset < len(examples):
                 self.offset += 1
                 return examples[self.offset - 1]
-            if not examples and self.index > _MOST_REJECTED:
+            if not examples and self.index > MOST_REJECTED:
                 raise DataError("a source of examples yields nothing; check its task and max_length.")
             self.index, self.offset = self.index + 1, 0
 
@@ -128,15 +148,27 @@ class StagedSampler:
     ) -> None:
         if not sources or not stages:
             raise ConfigError("a sampler needs at least one source and one stage.")
-        self._cursors = {name: _Cursor(source) for name, source in sources.items()}
+        self._cursors = {name: Cursor(source) for name, source in sources.items()}
         self._weights = dict(weights) if weights is not None else dict.fromkeys(sources, 1.0)
         self._stages = tuple(stages)
         whole = sum(stage.share for stage in stages)
         self._ends = [total_tokens * sum(stage.share for stage in stages[: k + 1]) / whole for k in range(len(stages))]
         self._random = random.Random(seed)
-        self._tokens = 0
+        self._total, self._tokens = total_tokens, 0
         for stage in self._stages:
             self._check(stage.weights if stage.weights is not None else self._weights)
+
+    @property
+    def listens(self) -> bool:
+        return False
+
+    @property
+    def progress(self) -> float:
+        return min(self._tokens / self._total, 1.0)
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        return (*(end / self._total for end in self._ends[:-1]), 1.0)
 
     @property
     def stage(self) -> int:
@@ -151,17 +183,12 @@ class StagedSampler:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        version, internal, gauss = self._random.getstate()
         cursors = {name: [cursor.index, cursor.offset] for name, cursor in self._cursors.items()}
-        return {"tokens": self._tokens, "cursors": cursors, "random": [version, list(internal), gauss]}
+        return {"tokens": self._tokens, "cursors": cursors, "random": generator_state(self._random)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state["cursors"]) != set(self._cursors):
-            raise ConfigError(
-                f"the checkpoint was trained on {sorted(state['cursors'])}, this run on {sorted(self._cursors)}; use a new name."
-            )
-        version, internal, gauss = state["random"]
-        self._random.setstate((version, tuple(internal), gauss))
+        check_sources(state, self._cursors)
+        restore_generator(self._random, state["random"])
         self._tokens = state["tokens"]
         for name, (index, offset) in state["cursors"].items():
             self._cursors[name].index, self._cursors[name].offset = index, offset
@@ -170,13 +197,13 @@ class StagedSampler:
         stage = self._stages[self.stage]
         weights = stage.weights if stage.weights is not None else self._weights
         names = sorted(weights)
-        for _ in range(_MOST_REJECTED):
+        for _ in range(MOST_REJECTED):
             name = self._random.choices(names, [weights[name] for name in names])[0]
             example = self._cursors[name].take()
             if stage.admits(example):
                 self._tokens += len(example)
                 return example
-        raise DataError(f"stage {self.stage + 1} admits none of {_MOST_REJECTED} examples; raise its max_depth or max_length.")
+        raise DataError(f"stage {self.stage + 1} admits none of {MOST_REJECTED} examples; raise its max_depth or max_length.")
 
     def _check(self, weights: Mapping[str, float]) -> None:
         unknown = set(weights) - set(self._cursors)
@@ -184,3 +211,21 @@ class StagedSampler:
             raise ConfigError(f"a stage weighs {sorted(unknown)[0]!r}, which is no source; there are {', '.join(self._cursors)}.")
         if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ConfigError("the weights of a stage must not be negative and not all zero.")
+
+
+def check_sources(state: Mapping[str, Any], cursors: Mapping[str, Cursor]) -> None:
+    """Raise ConfigError if a sampler's state is of other sources."""
+    if set(state["cursors"]) != set(cursors):
+        raise ConfigError(f"the checkpoint was trained on {sorted(state['cursors'])}, this run on {sorted(cursors)}; use a new name.")
+
+
+def generator_state(rng: random.Random) -> list[Any]:
+    """A generator's state as plain JSON types."""
+    version, internal, gauss = rng.getstate()
+    return [version, list(internal), gauss]
+
+
+def restore_generator(rng: random.Random, state: Sequence[Any]) -> None:
+    """Put a generator back to where `generator_state` was taken."""
+    version, internal, gauss = state
+    rng.setstate((version, tuple(internal), gauss))

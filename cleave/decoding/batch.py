@@ -35,14 +35,16 @@ class Batch:
         self._mask = (columns >= padding[:, None]).long().to(self.device) if bool(padding.any()) else None
         positions = (columns[: self._length] - padding[:, None]).clamp_(min=0).to(self.device)
         self._positions = positions[:, -1:] + 1  # (B, 1), of the next token
-        self.all_logits = self._forward(ids.to(self.device), positions, keep)
+        self.all_logits = self._forward({"input_ids": ids.to(self.device)}, positions, keep)
         self.logits = self.all_logits[:, -1]
 
     def step(self, tokens: Tensor) -> None:
         """Append one token per row, (B,)."""
-        self._length += 1
-        self.logits = self._forward(tokens[:, None], self._positions, 1)[:, -1]
-        self._positions = self._positions + 1
+        self._append({"input_ids": tokens[:, None]})
+
+    def step_embedded(self, embeddings: Tensor) -> None:
+        """Append one place per row that holds an embedding, (B, D), instead of a token."""
+        self._append({"inputs_embeds": embeddings[:, None]})
 
     def extend(self, blocks: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
         """Append a block of tokens per row, left-padded to a common length; returns the logits at its last `keep` places, (B, keep, V)."""
@@ -57,7 +59,7 @@ class Batch:
         positions = self._positions + (columns - padding).clamp_(min=0).to(self.device)
         self._length += longest
         self._positions = positions[:, -1:] + 1
-        logits = self._forward(ids.to(self.device), positions, keep)
+        logits = self._forward({"input_ids": ids.to(self.device)}, positions, keep)
         self.logits = logits[:, -1]
         return logits
 
@@ -70,13 +72,18 @@ class Batch:
         if self._mask is not None:
             self._mask = self._mask.index_select(0, index)
 
-    def _forward(self, ids: Tensor, positions: Tensor, keep: int) -> Tensor:
+    def _append(self, inputs: dict[str, Tensor]) -> None:
+        self._length += 1
+        self.logits = self._forward(inputs, self._positions, 1)[:, -1]
+        self._positions = self._positions + 1
+
+    def _forward(self, inputs: dict[str, Tensor], positions: Tensor, keep: int) -> Tensor:
         options: dict[str, Any] = {
             "attention_mask": None if self._mask is None else self._mask[:, : self._length],
             "position_ids": positions,
             "logits_to_keep": keep,
         }
         options = {name: value for name, value in options.items() if name in self._accepted}
-        output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **options)
+        output = self.model(**inputs, past_key_values=self._cache, use_cache=True, **options)
         logits: Tensor = output.logits[:, -keep:].float()
         return logits

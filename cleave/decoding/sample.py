@@ -83,7 +83,7 @@ class Sampler:
         GenerationError if the model's output is not a number, SamplingCancelled.
         """
         for prompt in prompts:
-            self._check_length(prompt)
+            check_length(prompt, self.max_len)
         copies = 1 if is_greedy(sampling) else sampling.n
         rows = [
             Row(p, i, row_key(seeds[p], i), limit=min(sampling.max_tokens, self.max_len - len(prompt)))
@@ -170,14 +170,16 @@ class Sampler:
         row.text = text if before is None else before
         row.finish = row.finish if before is None else "stop"
 
-    def _check_length(self, prompt: Sequence[int]) -> None:
-        if not prompt:
-            raise ConfigError("the prompt is empty; give at least one token.")
-        if len(prompt) >= self.max_len:
-            raise ConfigError(
-                f"the prompt has {len(prompt)} tokens and the model's limit is {self.max_len} for prompt and reply; "
-                "shorten the question or raise max_model_len if the checkpoint allows it."
-            )
+
+def check_length(prompt: Sequence[int], max_len: int) -> None:
+    """Raise ConfigError for an empty prompt, and for one that leaves no room for a reply."""
+    if not prompt:
+        raise ConfigError("the prompt is empty; give at least one token.")
+    if len(prompt) >= max_len:
+        raise ConfigError(
+            f"the prompt has {len(prompt)} tokens and the model's limit is {max_len} for prompt and reply; "
+            "shorten the question or raise max_model_len if the checkpoint allows it."
+        )
 
 
 def waves(rows: Sequence[Row], prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[Row]]:

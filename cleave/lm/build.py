@@ -9,6 +9,7 @@ from cleave.config.model import ModelConfig
 from cleave.lm.protocol import LanguageModel
 
 if TYPE_CHECKING:
+    from cleave.decoding.ngrams import NgramTables
     from cleave.lm.checkpoint import Checkpoint
 
 
@@ -50,6 +51,7 @@ def host(checkpoint: Checkpoint, name: str, **options: Any) -> LanguageModel:
 def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageModel:
     from cleave.lm.checkpoint import load_checkpoint
 
+    tables = _ngrams(config)
     checkpoint = load_checkpoint(
         path,
         revision=revision,
@@ -64,7 +66,16 @@ def _local(config: ModelConfig, path: str, revision: str | None) -> LanguageMode
         max_batch_size=config.max_batch_size,
         prompt_price=config.price.prompt,
         completion_price=config.price.completion,
+        ngrams=tables,
     )
+
+
+def _ngrams(config: ModelConfig) -> NgramTables | None:
+    if config.ngrams is None:
+        return None
+    from cleave.decoding.ngrams import NgramTables
+
+    return NgramTables.open(config.ngrams)
 
 
 def _openai(config: ModelConfig) -> LanguageModel:

@@ -99,7 +99,10 @@ def is_classifier(config: PretrainedConfig) -> bool:
 
 
 def _model_class(config: PretrainedConfig, new_head: bool) -> Any:
-    """The Auto class that loads a checkpoint; adjusts the config of what is to become a classifier."""
+    """The Auto class that loads a checkpoint; adjusts the config of what is to become a classifier. Raises ConfigError for a model with an
+    encoder, of which the Auto class would take the decoder alone or nothing."""
+    if config.is_encoder_decoder:
+        raise ConfigError(f"{config.name_or_path or config.model_type} is an encoder–decoder model; give a decoder-only one.")
     if new_head and not is_classifier(config):
         config.num_labels = 1
     if not (new_head or is_classifier(config)):

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NoReturn
 
+from cleave.decoding.draft import Draft, Drafting
 from cleave.decoding.score import value_batch
 from cleave.errors import ConfigError
 from cleave.lm.huggingface import HuggingFaceModel
@@ -24,6 +25,10 @@ class SequenceClassifier(HuggingFaceModel):
         self.capabilities = frozenset({"values", *self.capabilities.intersection({"text", "chat"})})
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Not offered: raises ConfigError."""
+        self._refuse()
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
         """Not offered: raises ConfigError."""
         self._refuse()
 

@@ -17,9 +17,12 @@ from typing import TypeVar
 
 import torch
 
+from cleave.decoding.draft import Draft, Drafting
+from cleave.decoding.ngrams import NgramTables
 from cleave.decoding.sample import Row, Sampler, SamplingCancelled
 from cleave.decoding.score import score_batch
 from cleave.decoding.stopping import TextStream
+from cleave.decoding.superposed import Drafter, why_not_superposable
 from cleave.errors import ConfigError, GenerationError
 from cleave.lm.checkpoint import Checkpoint
 from cleave.lm.flops import forward_cost
@@ -44,17 +47,24 @@ class HuggingFaceModel:
         max_batch_size: int = 64,
         prompt_price: float = 0.0,
         completion_price: float = 0.0,
+        ngrams: NgramTables | None = None,
     ) -> None:
-        """Prices are per million tokens."""
+        """Prices are per million tokens; `ngrams` smooth drafts. Raises ConfigError for tables of another tokenizer."""
         model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.max_len = checkpoint.max_len
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self.info = ModelInfo(name, checkpoint.revision, str(model.dtype).removeprefix("torch."), parameters)
         chat: set[Capability] = {"chat"} if self.tokenizer.chat_template else set()
-        self.capabilities = frozenset({"text", "seed", "logprobs", "top_logprobs", "score", "stream", *chat})
+        drafts: set[Capability] = {"drafts"} if why_not_superposable(model) is None else set()
+        self.capabilities = frozenset({"text", "seed", "logprobs", "top_logprobs", "score", "stream", *chat, *drafts})
         self._sampler = Sampler(
             model, self.tokenizer, eos_ids=checkpoint.eos_ids, max_len=checkpoint.max_len, max_batch_size=max_batch_size
+        )
+        if ngrams is not None:
+            ngrams.require(self.tokenizer.get_vocab(), name)
+        self._drafter = Drafter(
+            model, self.tokenizer, eos_ids=checkpoint.eos_ids, max_len=checkpoint.max_len, max_batch_size=max_batch_size, ngrams=ngrams
         )
         self._cost = forward_cost(model)
         self._prices = prompt_price / 1e6, completion_price / 1e6
@@ -68,6 +78,10 @@ class HuggingFaceModel:
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
         """See LanguageModel. Prompt and continuation are tokenised as one text; what the texts share is read, and counted, once."""
         return await self._run(lambda cancelled: self._score(prompts, continuations, cancelled))
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        """See LanguageModel. The usage of a prompt is on its first draft: all share the passes, which count as its generated tokens."""
+        return await self._run(lambda cancelled: self._draft(prompts, drafting, cancelled))
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel."""
@@ -166,6 +180,23 @@ class HuggingFaceModel:
             for text, (ids, _), each in zip(continuations, pairs, scored, strict=True)
         ]
 
+    def _draft(self, prompts: Sequence[Prompt], drafting: Drafting, cancelled: Callable[[], bool]) -> list[list[Draft]]:
+        start = time.perf_counter()
+        ids = self._encode(prompts)
+        drafted = self._drafter.draft(ids, [prompt.seed for prompt in prompts], drafting, cancelled=cancelled)
+        tokens = sum(len(prompt_ids) + each.decoded for prompt_ids, each in zip(ids, drafted, strict=True))
+        seconds_per_token = (time.perf_counter() - start) / max(1, tokens)
+        replies = []
+        for prompt, prompt_ids, each in zip(prompts, ids, drafted, strict=True):
+            usage = self._usage(len(prompt_ids), each.decoded, seconds_per_token)
+            replies.append(
+                [
+                    replace(draft, text=_visible(prompt, draft.text), usage=Usage() if place else usage)
+                    for place, draft in enumerate(each.drafts)
+                ]
+            )
+        return replies
+
     def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return [encode(self.tokenizer, prompt, prompt_text(self.tokenizer, prompt)) for prompt in prompts]
 
@@ -184,5 +215,9 @@ class HuggingFaceModel:
 
 
 def _completion(prompt: Prompt, row: Row, usage: Usage) -> Completion:
-    text = strip_thinking(row.text)[0] if prompt.messages else row.text
+    text = _visible(prompt, row.text)
     return Completion(text, tuple(row.tokens), tuple(row.logprobs), tuple(row.top_logprobs), row.finish or "length", usage)
+
+
+def _visible(prompt: Prompt, text: str) -> str:
+    return strip_thinking(text)[0] if prompt.messages else text

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError, GenerationError
 from cleave.lm.endpoint import Endpoint
 from cleave.lm.protocol import Capability
@@ -73,6 +74,10 @@ class OpenAIModel:
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
         """Not offered: raises ConfigError."""
         raise ConfigError(f"{self.info.name} cannot score given text; use a local model (hf:PATH) for this role.")
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        """Not offered: raises ConfigError."""
+        raise ConfigError(f"{self.info.name} cannot draft by superposition; use a local model (hf:PATH) for this role.")
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel. The endpoint alone knows its context."""

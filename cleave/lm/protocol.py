@@ -8,6 +8,7 @@ before it starts (`require`) and refuses with the remedy.
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError
 from cleave.types import Completion, ModelInfo, Prompt, Sampling
 
@@ -33,6 +34,13 @@ class LanguageModel(Protocol):
 
         A model that gives one number instead of text has `values` in place of `score`: asked with empty continuations, that number is
         the one entry of `logprobs`.
+        """
+        ...
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        """Return up to `drafting.k` drafts for each prompt, best first, for about the passes of one reply (superposed decoding).
+
+        Raises ConfigError for a backend that cannot, GenerationError when the model fails.
         """
         ...
 

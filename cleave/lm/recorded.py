@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError, DataError, GenerationError, StorageError
 from cleave.lm.protocol import Capability, LanguageModel
 from cleave.types import Completion, ModelInfo, Prompt, Sampling, from_dict, to_dict
@@ -49,6 +50,10 @@ class Recorder:
         pairs = zip(prompts, continuations, scored, strict=True)
         self._append([_line("score", score_key(p, text), p, [reply]) for p, text, reply in pairs])
         return scored
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        """See LanguageModel. Not recorded: a replay has no drafts."""
+        return await self.model.drafts(prompts, drafting)
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel."""
@@ -103,6 +108,10 @@ class RecordedModel:
         """See LanguageModel. Raises GenerationError for a call that was not recorded."""
         keys = [score_key(prompt, text) for prompt, text in zip(prompts, continuations, strict=True)]
         return [self._find("score", key)[0] for key in keys]
+
+    async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
+        """Not offered: raises ConfigError."""
+        raise ConfigError(f"{self.info.name} holds no drafts; use a local model (hf:PATH) for this role.")
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel. A recording knows no context."""

@@ -38,6 +38,13 @@ def folder_revision(*folders: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def content_hash(path: Path) -> str:
+    """Sixteen hexadecimal digits for one file's content, read like those of a checkpoint. Raises ConfigError for an unreadable file."""
+    digest = hashlib.sha256()
+    _hash_content(path, digest)
+    return digest.hexdigest()[:16]
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for part in _PARTS for path in folder.glob(part))
 

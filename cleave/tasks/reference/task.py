@@ -30,6 +30,8 @@ FAMILIES = {
 # Share of all possible problems that belongs to each split: [from, to).
 BUCKETS = {"test": (0.0, 0.3), "validation": (0.3, 0.4), "train": (0.4, 1.0), "extrapolation": (0.0, 0.3)}
 HELD_OUT_SPLITS = ("test", "extrapolation")
+DEPTH_DIALS = {"arithmetic": "depths", "lookup": "hops"}
+"""The dial that decides how deep a family's problems are."""
 MOST_PEOPLE = 40
 """Names at hand for one problem, where they are drawn for each."""
 REFERENCE = re.compile(r"#(\d+)")
@@ -84,6 +86,12 @@ class ReferenceTask:
             problem = _problem(_identity(self.name, split, seed, index), self.name, draft, Noise(), rng)
             yield problem, [answered(draft.nodes, self.noise, rng) for _ in range(n)]
 
+    def of_depth(self, depth: int) -> "ReferenceTask | None":
+        """The same task with problems of one depth only; None for a family without such a dial."""
+        if (dial := DEPTH_DIALS.get(self.name)) is None:
+            return None
+        return ReferenceTask(self.name, self.profile, {**vars(self.dials), dial: (depth,)}, self.noise, self._vocabulary)
+
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
             raise ConfigError(f"{self.name} has no split {split!r}; the splits are {', '.join(self.splits)}.")
@@ -131,8 +139,11 @@ def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> Refe
 
 
 def _drill(name: str, profile: Profile, dials: Mapping[str, Any]) -> DrillTask:
-    _check_dials(dials, {"lines", "coverage"})
-    return DrillTask(name, profile, **dials)
+    """Sheets about a text take the dials of reading as well."""
+    text = {field.name for field in fields(profile.reading)} if name in ("records", "lists") else set()
+    _check_dials(dials, {"lines", "coverage"} | text)
+    told = _changed(profile.reading, {dial: value for dial, value in dials.items() if dial in text})
+    return DrillTask(name, replace(profile, reading=told), **{dial: value for dial, value in dials.items() if dial not in text})
 
 
 def _check_dials(given: Mapping[str, Any], known: set[str]) -> None:
