@@ -19,17 +19,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from actors.local import local_roles
-from bench.evaluate import BATCH, FAMILIES, WAIT_S, Constant, make_problems, peak_mib
+from bench.evaluate import BATCH, FAMILIES, MEMORY_COUNTS, WAIT_S, against_an_endpoint, make_problems, peak_mib
 from cleave.collection import Collection
 from cleave.config.base import validate
 from cleave.config.collect import CollectConfig
@@ -41,7 +39,6 @@ from cleave.types import Problem, Sampling
 from pipelines.collect import main as collect
 
 SAMPLES, TEMPERATURE = 4, 0.7
-MEMORY_COUNTS = (300, 3000, 12_000)
 Role = dict[str, Any]
 
 
@@ -122,19 +119,7 @@ def memory() -> list[dict[str, Any]]:
 
 def serve_and_collect(count: int, folder: Path) -> int:
     """Collect `count` problems against an endpoint in this process, and print the peak memory as JSON."""
-    os.environ["OPENAI_API_KEY"] = "none"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Constant)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    role = {"model": f"openai:constant@http://127.0.0.1:{server.server_port}/v1", "prompts": "instruct-v1"}
-    data = {
-        "name": "memory",
-        "storage_path": str(folder),
-        "backend": "inline",
-        "tasks": [{"task": "lookup", "problems": count}],
-        "roles": {"decomposer": role, "solver": role},
-        "reasoning": {"strategy": "direct"},
-    }
-    code = collect(validate(CollectConfig, data, "bench"), quiet=True)
+    code = collect(validate(CollectConfig, against_an_endpoint(count, folder), "bench"), quiet=True)
     print(json.dumps({"problems": count, "peak_mib": round(peak_mib(), 1)}))
     return code
 

@@ -271,11 +271,20 @@ def serve_and_evaluate(count: int, folder: Path) -> int:
     from cleave.config.evaluate import EvaluateConfig
     from pipelines.evaluate import main as evaluate
 
+    start = time.perf_counter()
+    code = evaluate(validate(EvaluateConfig, against_an_endpoint(count, folder), "bench"), as_json=True)
+    peak = peak_mib()
+    print(json.dumps({"problems": count, "peak_mib": round(peak, 1), "seconds": round(time.perf_counter() - start, 1)}))
+    return code
+
+
+def against_an_endpoint(count: int, folder: Path) -> dict[str, Any]:
+    """A run of `count` problems whose roles are a local endpoint, which is started."""
     os.environ["OPENAI_API_KEY"] = "none"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Constant)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     role = {"model": f"openai:constant@http://127.0.0.1:{server.server_port}/v1", "prompts": "instruct-v1"}
-    data = {
+    return {
         "name": "memory",
         "storage_path": str(folder),
         "backend": "inline",
@@ -283,11 +292,6 @@ def serve_and_evaluate(count: int, folder: Path) -> int:
         "roles": {"decomposer": role, "solver": role},
         "reasoning": {"strategy": "direct"},
     }
-    start = time.perf_counter()
-    code = evaluate(validate(EvaluateConfig, data, "bench"), as_json=True)
-    peak = peak_mib()
-    print(json.dumps({"problems": count, "peak_mib": round(peak, 1), "seconds": round(time.perf_counter() - start, 1)}))
-    return code
 
 
 class Constant(BaseHTTPRequestHandler):

@@ -28,19 +28,7 @@ STAGED = (
     "samples_per_round",
 )
 """Options that each stage of `adaptive` has for itself."""
-OVERRIDES = (
-    "strategy",
-    "plans",
-    "plan_temperature",
-    "max_steps",
-    "temperature",
-    "top_p",
-    "selection",
-    "stop_early",
-    "samples_per_round",
-    "abstain_below",
-    "seed",
-)
+OVERRIDES = ("strategy", *STAGED, "abstain_below", "seed")
 
 
 def problem_of(question: str, context: str, limits: LimitsConfig) -> Problem:
