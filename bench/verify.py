@@ -24,9 +24,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.sampler import VOCABULARY, make_model, medians
+from cleave.config.reasoning import RULES
 from cleave.decoding.score import score_batch
 from cleave.selection import Candidate, choose, clusters
-from cleave.selection_table import RULES
 
 SOLUTIONS = 8
 PER_PROBLEM = 64

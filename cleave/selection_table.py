@@ -15,14 +15,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any, get_args
+from typing import Any
 
-from cleave.config.reasoning import UNSCORED, SelectionName
+from cleave.config.reasoning import RULES, UNSCORED, SelectionName
 from cleave.intervals import Interval
 from cleave.selection import DEFAULT_OPTIONS, Candidate, Cluster, Options, candidates, choose, clusters, maj_k_at_n, pass_at_n
 from cleave.traces import ScoredTrace
 
-RULES: tuple[SelectionName, ...] = get_args(SelectionName)
 PASS_AT_N, MAJ_K_AT_N = "pass@n", "majk@n"
 ORACLES = (PASS_AT_N, MAJ_K_AT_N)
 BASE: SelectionName = "majority"
@@ -136,15 +135,17 @@ class _Judge:
         hits = dict.fromkeys((*self.rules, *ORACLES), 0)
         for group in range(groups):
             ranked = clusters(each for each in found if group * n <= each.index < (group + 1) * n)
-            for name, hit in self.hits(ranked).items() if ranked else ():
+            for name, hit in rule_hits(ranked, self.rules, self.right, self.options).items() if ranked else ():
                 hits[name] += hit
         return {name: count / groups for name, count in hits.items()}
 
-    def hits(self, ranked: Sequence[Cluster]) -> dict[str, bool]:
-        hits: dict[str, bool] = {rule: self.right[choose(rule, ranked, self.options).form] for rule in self.rules}
-        hits[PASS_AT_N] = pass_at_n(ranked, self.right.__getitem__)
-        hits[MAJ_K_AT_N] = maj_k_at_n(ranked, self.right.__getitem__, self.options.top_k)
-        return hits
+
+def rule_hits(ranked: Sequence[Cluster], rules: Sequence[SelectionName], right: Mapping[str, bool], options: Options) -> dict[str, bool]:
+    """Whether each rule, and each oracle, is right on some clusters, of which there is at least one."""
+    hits: dict[str, bool] = {rule: right[choose(rule, ranked, options).form] for rule in rules}
+    hits[PASS_AT_N] = pass_at_n(ranked, right.__getitem__)
+    hits[MAJ_K_AT_N] = maj_k_at_n(ranked, right.__getitem__, options.top_k)
+    return hits
 
 
 def powers(total: int) -> list[int]:

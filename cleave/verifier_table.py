@@ -1,6 +1,6 @@
 """What verifiers say of the same samples: how well each tells right from wrong, and what each selection rule solves with it.
 
-    found = Judgements.read(folder, score)      # one verifier, one seed: a run of `cleave evaluate` with `samples`
+    found = Judgements.read(folder, scorers, rules, options)      # one verifier, one seed: a run of `cleave evaluate` with `samples`
 
 Rules are judged at all samples of a problem. Left out: running anything (pipelines/verifier_study.py), paired intervals (pair_table.py).
 """
@@ -15,14 +15,12 @@ from typing import Any
 from cleave.calibration import auc, brier, ece
 from cleave.config.reasoning import SelectionName
 from cleave.pair_table import Measured, Place
+from cleave.report import Scorers
 from cleave.runs import RunFolder
-from cleave.selection import Options, candidates, choose, clusters, maj_k_at_n, pass_at_n
-from cleave.selection_table import MAJ_K_AT_N, PASS_AT_N
+from cleave.selection import Options, candidates, clusters
+from cleave.selection_table import ORACLES, rule_hits
 from cleave.traces import TRACES, ScoredTrace, read_traces
-from cleave.types import Problem, Usage
-
-Scorer = Callable[[str, Problem, str], bool]
-"""(task label, problem, answer) to whether it is right."""
+from cleave.types import Usage
 
 
 @dataclass
@@ -37,24 +35,23 @@ class Judgements:
     confidences: list[tuple[float, bool]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: RunFolder, score: Scorer, rules: Sequence[SelectionName], options: Options) -> Judgements:
-        """A finished run of one variant. Problems without a gold answer or without any solution are left out."""
-        found = cls({rule: {} for rule in (*rules, PASS_AT_N, MAJ_K_AT_N)})
+    def read(cls, folder: RunFolder, scorers: Scorers, rules: Sequence[SelectionName], options: Options) -> Judgements:
+        """A finished run of one variant. Problems without a gold answer are left out."""
+        found = cls({rule: {} for rule in (*rules, *ORACLES)})
         for row in read_traces(folder, [TRACES]):
             if row.trace.problem.answer is not None:
-                found.add(row, score, rules, options)
+                found.add(row, scorers.of(row), rules, options)
         return found
 
-    def add(self, row: ScoredTrace, score: Scorer, rules: Sequence[SelectionName], options: Options) -> None:
-        """Count one trace. A problem without any answer is solved by no rule."""
+    def add(self, row: ScoredTrace, judge: Callable[[str], bool], rules: Sequence[SelectionName], options: Options) -> None:
+        """Count one trace, whose answers `judge` calls right or not. A problem without any answer is solved by no rule."""
         trace, place = row.trace, (row.task, row.index)
         every = candidates(trace.solutions, trace.verdicts)
-        right = {form: score(row.task, trace.problem, form) for form in {each.form for each in every}}
+        right = {form: judge(form) for form in {each.form for each in every}}
         ranked = clusters(every)
-        for rule in rules:
-            self.solved[rule][place] = bool(ranked) and right[choose(rule, ranked, options).form]
-        self.solved[PASS_AT_N][place] = pass_at_n(ranked, right.__getitem__)
-        self.solved[MAJ_K_AT_N][place] = maj_k_at_n(ranked, right.__getitem__, options.top_k)
+        hits = rule_hits(ranked, rules, right, options) if ranked else {}
+        for rule, solved in self.solved.items():
+            solved[place] = hits.get(rule, False)
         self.usage[place] = {role: used for role, used in trace.usage.items() if used.calls}
         for each in every:
             verdict = trace.verdicts[each.index] if trace.verdicts else None

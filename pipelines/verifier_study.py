@@ -14,15 +14,14 @@ from collections.abc import Iterable, Iterator
 
 from cleave.config.base import dump
 from cleave.config.evaluate import EvaluateConfig
-from cleave.config.reasoning import UNSCORED, SelectionName
-from cleave.config.verifier_study import RULES, VerifierStudyConfig
+from cleave.config.reasoning import RULES, UNSCORED, SelectionName
+from cleave.config.verifier_study import VerifierStudyConfig
 from cleave.console import print_table, say
 from cleave.pair_table import PairRow, PairTable
+from cleave.report import Scorers
 from cleave.runs import CONFIG, METRICS, REPORT, RunFolder
 from cleave.selection import Options
 from cleave.selection_table import MAJ_K_AT_N, PASS_AT_N
-from cleave.tasks.registry import get_task
-from cleave.types import Problem
 from cleave.verifier_figures import NOBODY
 from cleave.verifier_report import render
 from cleave.verifier_table import ArmRow, Judgements, arm_row, as_figures
@@ -79,17 +78,13 @@ def runs(config: VerifierStudyConfig) -> Iterator[tuple[str, int, EvaluateConfig
 
 def read(config: VerifierStudyConfig) -> dict[str, list[Judgements]]:
     """What each verifier said, by seed."""
-    tasks = {share.title: get_task(share.task) for share in config.sampled().tasks}
-    reasoning = config.sampled().reasoning
+    scorers, reasoning = Scorers(config.sampled()), config.sampled().reasoning
     options = Options(reasoning.rerank_top_k, reasoning.majority_top_n)
-
-    def score(label: str, problem: Problem, answer: str) -> bool:
-        return tasks[label].score(problem, answer)
 
     found: dict[str, list[Judgements]] = {}
     for arm, _, run in runs(config):
         folder = RunFolder.open(run.storage_path, run.name)
-        found.setdefault(arm, []).append(Judgements.read(folder, score, _rules(config), options))
+        found.setdefault(arm, []).append(Judgements.read(folder, scorers, _rules(config), options))
     return found
 
 

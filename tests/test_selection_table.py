@@ -5,9 +5,10 @@ import random
 
 import pytest
 
+from cleave.config.reasoning import RULES
 from cleave.intervals import Interval
 from cleave.selection import select
-from cleave.selection_table import ALL, ORACLES, RULES, Moments, SelectionTable, powers
+from cleave.selection_table import ALL, ORACLES, Moments, SelectionTable, powers
 from cleave.traces import ScoredTrace
 from cleave.types import Problem, Solution, Trace, Verdict
 

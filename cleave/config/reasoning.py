@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ StrategyName = Literal[StageStrategy, "adaptive"]
 SelectionName = Literal["first", "majority", "rr_all", "rr_topk", "weighted", "weighted_topk", "maj_topn"]
 PLANNED: tuple[StrategyName, ...] = ("static", "stepwise")
 """Strategies whose plans are made before anything is solved: several can be sampled, or the task's own taken."""
+RULES: tuple[SelectionName, ...] = get_args(SelectionName)
 UNSCORED: tuple[SelectionName, ...] = ("first", "majority")
 """Selection rules that need no verifier."""
 

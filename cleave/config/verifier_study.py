@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from cleave.config.base import load, merged, read_yaml, validate_part
 from cleave.config.collect import CollectConfig
 from cleave.config.evaluate import EvaluateConfig
-from cleave.config.reasoning import UNSCORED, SelectionName
+from cleave.config.reasoning import RULES, UNSCORED, SelectionName
 from cleave.config.roles import VerifierConfig
 from cleave.config.study import StudyConfig
 from cleave.config.study_students import StudyStudents, run_name
-
-RULES: tuple[SelectionName, ...] = get_args(SelectionName)
 
 
 class VerifierStudyConfig(StudyStudents):
