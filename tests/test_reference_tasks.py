@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -219,3 +220,38 @@ def test_sheets_about_a_text_say_what_the_text_says(name: str) -> None:
             words = {"2": {"twice", "half", "2"}, "3": {"third", "3"}, "4": {"quarter", "4"}}
             told = [word for word in what.split() if word not in "+-x/"]
             assert all(words.get(word, {word}) & set(known) or word in known for word in told), step.text
+
+
+@pytest.mark.parametrize("tables", [0.0, 1.0])
+def test_spelled_work_changes_nothing_but_the_work(tables):
+    short, spelled = (list(reference_task("reading", work=work, tables=tables).problems("train", 200)) for work in ("short", "spelled"))
+    for a, b in zip(short, spelled, strict=True):
+        assert replace(a, gold_steps=()) == replace(b, gold_steps=())
+        assert [step.answer for step in a.gold_steps] == [step.answer for step in b.gold_steps]
+        assert all(step.text.endswith(f" = {step.answer}") for step in b.gold_steps)
+    assert any(a != b for a, b in zip(short, spelled, strict=True))
+
+
+def test_spelled_work_copies_rows_of_two_numbers_and_compares_teams():
+    for problem in reference_task("lists", tables=1.0, work="spelled").problems("train", 100):
+        head, *rows = [line.split(" | ") for line in problem.context.splitlines()]
+        team = {name: side for name, side, *_ in rows}
+        for asked, step in zip(problem.question.split(" , "), problem.gold_steps, strict=True):
+            work = step.text.rpartition(" = ")[0].split(", ")
+            if found := re.fullmatch(r"Who is on the (\w+) team\?", asked):
+                assert work == [f"{name} {side}: {found[1]} {'yes' if side == found[1] else 'no'}" for name, side in team.items()]
+            elif len(head) == 4:
+                cells = [f"{name} {head[2]} {first} {head[3]} {second}:" for name, _, first, second in rows]
+                assert all(part.startswith(cell) for part, cell in zip(work, cells, strict=True))
+
+
+@pytest.mark.parametrize("name, work", [("reading", "long"), ("arithmetic", "spelled"), ("sums", "spelled")])
+def test_unknown_work_and_tasks_without_it_are_refused(name, work):
+    with pytest.raises(ConfigError, match="work"):
+        reference_task(name, work=work)
+
+
+def test_columns_hold_what_they_are_asked_for():
+    for problem in reference_task("columns").problems("train", 50):
+        cells = dict(zip(*(line.split(" | ") for line in problem.context.splitlines()), strict=True))
+        assert [cells[asked] for asked in problem.question.split(" , ")] == [step.answer for step in problem.gold_steps]

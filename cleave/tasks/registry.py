@@ -20,7 +20,7 @@ from cleave.tasks.hub import HubTask
 from cleave.tasks.svamp import Svamp
 from cleave.tasks.task import Task
 
-REFERENCE = ("arithmetic", "lookup", "reading", "sums", "facts", "relations", "records", "lists")
+REFERENCE = ("arithmetic", "lookup", "reading", "sums", "facts", "relations", "records", "columns", "lists")
 REAL = ("gsm8k", "gsm8k-socratic", "svamp")
 FORMS = ("bbh:NAME", "jsonl:PATH", "parquet:PATH", "hub:ID", "package.module:name")
 

@@ -14,6 +14,7 @@ from cleave.tasks.reference.arithmetic import APPLY, SYMBOLS, ArithmeticDials
 from cleave.tasks.reference.lookup import LookupDials, fact_text
 from cleave.tasks.reference.names import open_names
 from cleave.tasks.reference.profile import Profile
+from cleave.tasks.reference.reading import Work
 from cleave.tasks.reference.world import covered, world
 from cleave.tasks.scoring import equal, lenient
 from cleave.types import Problem, SolutionStep
@@ -23,6 +24,7 @@ DRILLS = {
     "facts": "work sheets of single facts of the lookup world (for training)",
     "relations": "work sheets of what a word problem says of each person, of any name (for training)",
     "lists": "work sheets of whole lists read off passages and tables, such as a team's people, of any name (for training)",
+    "columns": "work sheets of single entries of a row of two to six columns (for training)",
     "records": "work sheets of single entries read off passages and tables, about people of any name (for training)",
 }
 
@@ -35,6 +37,8 @@ class Line(NamedTuple):
     answer: str
 
 
+OTHER_COLUMNS = 4
+"""Names that stand in the heads of a sheet of columns beside the measures."""
 MOST_PEOPLE = 12
 """Names at hand for one sheet; the profile has at most nine people in a text."""
 
@@ -42,13 +46,14 @@ MOST_PEOPLE = 12
 class DrillTask:
     """One kind of sheet. Follows the Task protocol. `lines` per sheet; `coverage` limits the facts as in lookup."""
 
-    def __init__(self, name: str, profile: Profile, lines: int = 10, coverage: float | None = None) -> None:
+    def __init__(self, name: str, profile: Profile, lines: int = 10, coverage: float | None = None, work: Work = "short") -> None:
         if not 1 <= lines <= 40:
             raise ConfigError(f"a sheet has 1 to 40 lines, not {lines}.")
         self.name = name
         self.description = DRILLS[name]
         self.profile = profile
         self.lines = lines
+        self._work = work
         self._coverage = profile.lookup.coverage if coverage is None else coverage
         self._facts = _known_facts(profile.lookup, self._coverage) if name == "facts" else []
 
@@ -90,14 +95,17 @@ class DrillTask:
     def _sheet(self, rng: random.Random) -> tuple[str, list[Line]]:
         """What is told, if anything, and the lines."""
         if self.name == "lists":
-            context, nodes = reading.lists(rng, self.profile.reading, open_names(rng, MOST_PEOPLE))
+            context, nodes = reading.lists(rng, self.profile.reading, open_names(rng, MOST_PEOPLE), self._work)
             found = [Line(node.question, *node.compute(())) for node in nodes]
+        elif self.name == "columns":
+            context, entries = reading.columns(rng, self.profile.reading, open_names(rng, OTHER_COLUMNS))
+            found = [Line(*entry) for entry in entries]
         elif self.name == "records":
-            context, entries = reading.records(rng, self.profile.reading, open_names(rng, MOST_PEOPLE))
-            found = [Line(work, work, answer) for work, answer in entries]
+            context, entries = reading.records(rng, self.profile.reading, open_names(rng, MOST_PEOPLE), self._work)
+            found = [Line(*entry) for entry in entries]
         elif self.name == "relations":
-            context, entries = arithmetic.relations(rng, self.profile.arithmetic, open_names(rng, MOST_PEOPLE))
-            found = [Line(work, work, answer) for work, answer in entries]
+            context, relations = arithmetic.relations(rng, self.profile.arithmetic, open_names(rng, MOST_PEOPLE))
+            found = [Line(work, work, answer) for work, answer in relations]
         else:
             return "", [Line(work, work, answer) for work, answer in (self._line(rng) for _ in range(self.lines))]
         return context, rng.sample(found, min(self.lines, len(found)))

@@ -1,15 +1,21 @@
 """A short passage or table to count, compare and sum over, after DROP.
 
 Every line gives a person, a team and one number (tables: one or two numbers). Left out: dates, percentages, coreference.
+
+The written work of a step is `short` or `spelled` out: a row of a table with two numbers is then first written down whole with the columns'
+names, and each team compared in writing with the one asked for. Small models learn the second, not the first (docs/results.md).
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeGuard
 
 from cleave.tasks.reference.arithmetic import Draft
 from cleave.tasks.reference.node import Node, wrong_number
 
+Work = Literal["short", "spelled"]
+"""How the work of a step is written down."""
 TEAMS = "Red Blue Green Gold".split()
 # measure: (past form, base form) of the verb that takes it
 MEASURES = {
@@ -69,6 +75,10 @@ class _Sheet:
 
     rows: tuple[_Row, ...]
     measure: str
+    columns: tuple[str, ...] = ()
+    """The measures of a table in the order of its columns, where that is to be spelled out."""
+    spelled: bool = False
+    """Whether the work spells out what is compared."""
 
     @property
     def past(self) -> str:
@@ -84,6 +94,33 @@ class _Sheet:
     def number(self, name: str) -> int:
         return next((row.number for row in self.rows if row.name == name), 0)
 
+    def numbers(self, row: _Row) -> list[int]:
+        """A row's numbers, in the order of the columns."""
+        return [row.number if column == self.measure else row.extra for column in self.columns]
+
+    def row(self, name: str) -> _Row | None:
+        """A person's row; None for somebody else, whom a wrong step may have brought up."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def found(self, name: str) -> str:
+        """How a person's number is written down among others."""
+        return f"{self._cells(row)} {self.measure} {row.number}" if self._wide(row := self.row(name)) else f"{name} {self.number(name)}"
+
+    def looked_up(self, name: str, measure: str) -> str:
+        """The work of a single entry, which its number follows."""
+        return f"{self._cells(row)} {measure}" if self._wide(row := self.row(name)) else f"{measure} of {name}"
+
+    def sided(self, row: _Row, team: str) -> str:
+        """How it is written down whether a person is on a team."""
+        compared = f": {team} {'yes' if row.team == team else 'no'}" if self.spelled else ""
+        return f"{row.name} {row.team}{compared}"
+
+    def _wide(self, row: _Row | None) -> TypeGuard[_Row]:
+        return row is not None and self.spelled and len(self.columns) > 1
+
+    def _cells(self, row: _Row) -> str:
+        return " ".join([row.name, *(f"{column} {number}" for column, number in zip(self.columns, self.numbers(row), strict=True))]) + ":"
+
 
 @dataclass(frozen=True)
 class _Told:
@@ -94,41 +131,53 @@ class _Told:
     second: str
 
 
-def draft(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> Draft:
+def draft(rng: random.Random, dials: ReadingDials, names: Sequence[str], work: Work = "short") -> Draft:
     """Draw one problem."""
-    sheet, told = _tell(rng, dials, names)
+    sheet, told = _tell(rng, dials, names, work)
     kinds = [count_team, count_more, compare, difference, total, team_total, most]
     question, nodes = (kind := rng.choice(kinds))(rng, sheet)
     skills = (kind.__name__, "table" if told.table else "passage")
     return Draft(told.context, question, tuple(nodes), skills, len(nodes), f"{told.context}\n{question}")
 
 
-def records(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
-    """A passage or table with everything that can be read off it: (`fish of Tapas`, `58`), in the words of the solutions."""
-    sheet, told = _tell(rng, dials, names)
-    entries = [(f"{sheet.measure} of {row.name}", str(row.number)) for row in sheet.rows]
+def records(rng: random.Random, dials: ReadingDials, names: Sequence[str], work: Work = "short") -> tuple[str, list[tuple[str, str, str]]]:
+    """A passage or table with everything that can be read off it: (`fish of Tapas`, the work of the solutions, `58`)."""
+    sheet, told = _tell(rng, dials, names, work)
+    asked = [(sheet.measure, row, row.number) for row in sheet.rows]
     if told.table and told.second in told.context:
-        entries += [(f"{told.second} of {row.name}", str(row.extra)) for row in sheet.rows]
-    return told.context, entries + [(f"team of {row.name}", row.team) for row in sheet.rows]
+        asked += [(told.second, row, row.extra) for row in sheet.rows]
+    entries = [(f"{measure} of {row.name}", sheet.looked_up(row.name, measure), str(number)) for measure, row, number in asked]
+    return told.context, entries + [(f"team of {row.name}", f"team of {row.name}", row.team) for row in sheet.rows]
 
 
-def lists(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[Node]]:
+def columns(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[str, list[tuple[str, str, str]]]:
+    """A table of one row and two to six columns under measures and names, with every entry: (`fish`, the work, `58`)."""
+    heads = rng.sample([*MEASURES, *names], rng.randint(2, 6))
+    cells = [(head, str(rng.randint(1, dials.max_number))) for head in heads]
+    context = "\n".join(" | ".join(line) for line in zip(*cells, strict=True))
+    written = " ".join(f"{head} {number}" for head, number in cells)
+    return context, [(head, f"{written}: {head}", number) for head, number in cells]
+
+
+def lists(rng: random.Random, dials: ReadingDials, names: Sequence[str], work: Work = "short") -> tuple[str, list[Node]]:
     """A passage or table with every question whose answer is a list of people or of their numbers: each team, two thresholds, all."""
-    sheet, told = _tell(rng, dials, names)
+    sheet, told = _tell(rng, dials, names, work)
     nodes = [_members(sheet, team) for team in dict.fromkeys(row.team for row in sheet.rows)]
     thresholds = dict.fromkeys(_between(rng, sheet) for _ in range(2))
     return told.context, [*nodes, *(_above(sheet, threshold) for threshold in thresholds), _everyone(sheet)]
 
 
-def _tell(rng: random.Random, dials: ReadingDials, names: Sequence[str]) -> tuple[_Sheet, _Told]:
+def _tell(rng: random.Random, dials: ReadingDials, names: Sequence[str], work: Work) -> tuple[_Sheet, _Told]:
     """Draw rows and write them as a passage or a table."""
     table = rng.random() < dials.tables
     measure, second = rng.sample(list(MEASURES), 2)
     length = rng.randint(*(dials.rows if table else dials.sentences))
     people = length if table else rng.randint(min(3, length), min(length, dials.max_people))
-    sheet = _Sheet(_rows(rng, dials, names, people), measure)
-    context = _table(rng, sheet, second) if table else _passage(rng, dials, sheet, length - people)
-    return sheet, _Told(context, table, second)
+    sheet = _Sheet(_rows(rng, dials, names, people), measure, spelled=work == "spelled")
+    if not table:
+        return sheet, _Told(_passage(rng, dials, sheet, length - people), table, second)
+    sheet = replace(sheet, columns=rng.choice(((measure,), (measure, second), (second, measure))))
+    return sheet, _Told(_table(sheet), table, second)
 
 
 def _rows(rng: random.Random, dials: ReadingDials, names: Sequence[str], people: int) -> tuple[_Row, ...]:
@@ -153,16 +202,10 @@ def _passage(rng: random.Random, dials: ReadingDials, sheet: _Sheet, fillers: in
     return " ".join(lines)
 
 
-def _table(rng: random.Random, sheet: _Sheet, second: str) -> str:
+def _table(sheet: _Sheet) -> str:
     """Three or four columns; the asked measure may be either of two."""
-    layout = rng.choice(("one", "first", "last"))
-    header = {
-        "one": f"name | team | {sheet.measure}",
-        "first": f"name | team | {sheet.measure} | {second}",
-        "last": f"name | team | {second} | {sheet.measure}",
-    }
-    line = {"one": "{0} | {1} | {2}", "first": "{0} | {1} | {2} | {3}", "last": "{0} | {1} | {3} | {2}"}[layout]
-    return "\n".join([header[layout], *(line.format(row.name, row.team, row.number, row.extra) for row in sheet.rows)])
+    lines = [["name", "team", *sheet.columns], *([row.name, row.team, *map(str, sheet.numbers(row))] for row in sheet.rows)]
+    return "\n".join(" | ".join(line) for line in lines)
 
 
 Question = tuple[str, list[Node]]
@@ -215,7 +258,7 @@ def team_total(rng: random.Random, sheet: _Sheet) -> Question:
 
     def amounts(answers: Sequence[str]) -> tuple[str, str]:
         names = answers[0].split(", ")
-        return ", ".join(f"{name} {sheet.number(name)}" for name in names), ", ".join(str(sheet.number(name)) for name in names)
+        return ", ".join(map(sheet.found, names)), ", ".join(str(sheet.number(name)) for name in names)
 
     def add(answers: Sequence[str]) -> tuple[str, str]:
         numbers = [int(number) for number in answers[1].split(", ")]
@@ -256,14 +299,14 @@ def most(rng: random.Random, sheet: _Sheet) -> Question:
 
 def _amount(sheet: _Sheet, name: str) -> Node:
     def compute(answers: Sequence[str]) -> tuple[str, str]:
-        return f"{sheet.measure} of {name}", str(sheet.number(name))
+        return sheet.looked_up(name, sheet.measure), str(sheet.number(name))
 
     return Node(f"How many {sheet.measure} did {name} {sheet.base}?", compute, wrong_number)
 
 
 def _members(sheet: _Sheet, team: str) -> Node:
     def compute(answers: Sequence[str]) -> tuple[str, str]:
-        work = ", ".join(f"{row.name} {row.team}" for row in sheet.rows)
+        work = ", ".join(sheet.sided(row, team) for row in sheet.rows)
         return work, ", ".join(row.name for row in sheet.of_team(team))
 
     return Node(f"Who is on the {team} team?", compute, _fewer)
@@ -271,7 +314,7 @@ def _members(sheet: _Sheet, team: str) -> Node:
 
 def _above(sheet: _Sheet, threshold: int) -> Node:
     def compute(answers: Sequence[str]) -> tuple[str, str]:
-        work = ", ".join(f"{row.name} {row.number} {'>' if row.number > threshold else '<'} {threshold}" for row in sheet.rows)
+        work = ", ".join(f"{sheet.found(row.name)} {'>' if row.number > threshold else '<'} {threshold}" for row in sheet.rows)
         return work, ", ".join(row.name for row in sheet.rows if row.number > threshold)
 
     return Node(f"Who {sheet.past} more than {threshold} {sheet.measure}?", compute, _fewer)
@@ -279,7 +322,7 @@ def _above(sheet: _Sheet, threshold: int) -> Node:
 
 def _everyone(sheet: _Sheet) -> Node:
     def compute(answers: Sequence[str]) -> tuple[str, str]:
-        return ", ".join(f"{row.name} {row.number}" for row in sheet.rows), ", ".join(str(row.number) for row in sheet.rows)
+        return ", ".join(sheet.found(row.name) for row in sheet.rows), ", ".join(str(row.number) for row in sheet.rows)
 
     return Node(f"How many {sheet.measure} did each {sheet.base}?", compute, _one_wrong)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import count, islice
-from typing import Any
+from typing import Any, get_args
 
 from cleave.errors import ConfigError
 from cleave.tasks.reference import arithmetic, lookup, names, reading
@@ -18,6 +18,7 @@ from cleave.tasks.reference.arithmetic import Draft
 from cleave.tasks.reference.drill import DRILLS, DrillTask
 from cleave.tasks.reference.node import Noise, answered
 from cleave.tasks.reference.profile import Profile, get_profile
+from cleave.tasks.reference.reading import Work
 from cleave.tasks.reference.world import share_of
 from cleave.tasks.scoring import equal, lenient
 from cleave.types import Plan, Problem, SolutionStep, Step
@@ -32,6 +33,8 @@ BUCKETS = {"test": (0.0, 0.3), "validation": (0.3, 0.4), "train": (0.4, 1.0), "e
 HELD_OUT_SPLITS = ("test", "extrapolation")
 DEPTH_DIALS = {"arithmetic": "depths", "lookup": "hops"}
 """The dial that decides how deep a family's problems are."""
+OF_A_TEXT = ("records", "lists")
+"""The sheets that are about a passage or table, and take the dials of reading."""
 MOST_PEOPLE = 40
 """Names at hand for one problem, where they are drawn for each."""
 REFERENCE = re.compile(r"#(\d+)")
@@ -47,6 +50,7 @@ class ReferenceTask:
         dials: Mapping[str, Any] | None = None,
         noise: Noise | None = None,
         vocabulary: str | None = None,
+        work: Work = "short",
     ) -> None:
         self.name = family
         self.description = FAMILIES[family]
@@ -56,6 +60,7 @@ class ReferenceTask:
         if vocabulary not in (None, "train", "held_out", "open"):
             raise ConfigError(f"vocabulary {vocabulary!r} is not known; use train, held_out or open.")
         self._vocabulary = vocabulary
+        self._work = work
 
     @property
     def splits(self) -> dict[str, int | None]:
@@ -90,7 +95,7 @@ class ReferenceTask:
         """The same task with problems of one depth only; None for a family without such a dial."""
         if (dial := DEPTH_DIALS.get(self.name)) is None:
             return None
-        return ReferenceTask(self.name, self.profile, {**vars(self.dials), dial: (depth,)}, self.noise, self._vocabulary)
+        return ReferenceTask(self.name, self.profile, {**vars(self.dials), dial: (depth,)}, self.noise, self._vocabulary, self._work)
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
@@ -122,28 +127,40 @@ class ReferenceTask:
             return arithmetic.draft(rng, dials, vocabulary)
         if self.name == "lookup":
             return lookup.draft(rng, self.dials, self.dials.coverage if split == "train" else 1.0)
-        return reading.draft(rng, self.dials, vocabulary)
+        return reading.draft(rng, self.dials, vocabulary, self._work)
 
 
 def reference_task(name: str, profile: str = "default-v1", **dials: Any) -> ReferenceTask | DrillTask:
-    """Build a reference task. Besides the family's dials: noise, noise_share, noise_intensity (arXiv 2402.04004), vocabulary."""
+    """Build a reference task.
+
+    Besides the family's dials: noise, noise_share, noise_intensity (arXiv 2402.04004), vocabulary; for reading and its sheets, work.
+    """
+    work = _work(name, dials.pop("work", "short"))
     if name in DRILLS:
-        return _drill(name, get_profile(profile), dials)
+        return _drill(name, get_profile(profile), dials, work)
     if name not in FAMILIES:
         raise ConfigError(f"no reference task {name!r}; there are {', '.join([*FAMILIES, *DRILLS])}.")
     noise = Noise(dials.pop("noise", "none"), dials.pop("noise_share", 0.0), dials.pop("noise_intensity", 0.25))
     if noise.kind not in ("none", "static", "dynamic"):
         raise ConfigError(f"noise {noise.kind!r} is not known; use none, static or dynamic.")
     vocabulary = dials.pop("vocabulary", None)
-    return ReferenceTask(name, get_profile(profile), dials, noise, vocabulary)
+    return ReferenceTask(name, get_profile(profile), dials, noise, vocabulary, work)
 
 
-def _drill(name: str, profile: Profile, dials: Mapping[str, Any]) -> DrillTask:
+def _work(name: str, work: str) -> Work:
+    if work not in get_args(Work):
+        raise ConfigError(f"work {work!r} is not known; use {' or '.join(get_args(Work))}.")
+    if work != "short" and name not in ("reading", *OF_A_TEXT):
+        raise ConfigError(f"{name} has no dial `work`; it is for reading, {' and '.join(OF_A_TEXT)}.")
+    return work  # type: ignore[return-value]
+
+
+def _drill(name: str, profile: Profile, dials: Mapping[str, Any], work: Work) -> DrillTask:
     """Sheets about a text take the dials of reading as well."""
-    text = {field.name for field in fields(profile.reading)} if name in ("records", "lists") else set()
+    text = {field.name for field in fields(profile.reading)} if name in OF_A_TEXT else set()
     _check_dials(dials, {"lines", "coverage"} | text)
     told = _changed(profile.reading, {dial: value for dial, value in dials.items() if dial in text})
-    return DrillTask(name, replace(profile, reading=told), **{dial: value for dial, value in dials.items() if dial not in text})
+    return DrillTask(name, replace(profile, reading=told), work=work, **{dial: value for dial, value in dials.items() if dial not in text})
 
 
 def _check_dials(given: Mapping[str, Any], known: set[str]) -> None:
