@@ -245,7 +245,7 @@ def test_spelled_work_copies_rows_of_two_numbers_and_compares_teams():
                 assert all(part.startswith(cell) for part, cell in zip(work, cells, strict=True))
 
 
-@pytest.mark.parametrize("name, work", [("reading", "long"), ("arithmetic", "spelled"), ("sums", "spelled")])
+@pytest.mark.parametrize(("name", "work"), [("reading", "long"), ("arithmetic", "spelled"), ("sums", "spelled")])
 def test_unknown_work_and_tasks_without_it_are_refused(name, work):
     with pytest.raises(ConfigError, match="work"):
         reference_task(name, work=work)

@@ -14,7 +14,7 @@ from cleave.tasks.reference.arithmetic import APPLY, SYMBOLS, ArithmeticDials
 from cleave.tasks.reference.lookup import LookupDials, fact_text
 from cleave.tasks.reference.names import open_names
 from cleave.tasks.reference.profile import Profile
-from cleave.tasks.reference.reading import Work
+from cleave.tasks.reference.sheet import Work
 from cleave.tasks.reference.world import covered, world
 from cleave.tasks.scoring import equal, lenient
 from cleave.types import Problem, SolutionStep

@@ -11,7 +11,7 @@ from hashlib import sha256
 from cleave.errors import ConfigError
 from cleave.tasks.reference.arithmetic import ArithmeticDials
 from cleave.tasks.reference.lookup import LookupDials
-from cleave.tasks.reference.reading import ReadingDials
+from cleave.tasks.reference.sheet import ReadingDials
 
 SAMPLED = 40
 

@@ -18,7 +18,7 @@ from cleave.tasks.reference.arithmetic import Draft
 from cleave.tasks.reference.drill import DRILLS, DrillTask
 from cleave.tasks.reference.node import Noise, answered
 from cleave.tasks.reference.profile import Profile, get_profile
-from cleave.tasks.reference.reading import Work
+from cleave.tasks.reference.sheet import Work
 from cleave.tasks.reference.world import share_of
 from cleave.tasks.scoring import equal, lenient
 from cleave.types import Plan, Problem, SolutionStep, Step
