@@ -4,7 +4,8 @@
     objective = DistributionMatching(StoredDistributions(beta=0.5))
 
 The teacher is a frozen model that reads the same batch, or what was stored of its distributions (`teacher_ids` and `teacher_logprobs` of
-the batch). Of several live teachers, `teacher` of the batch says which one a token is compared with. Left out: the divergence itself
+the batch). Of several live teachers, `teacher` of the batch says which one a token is compared with. `Compatible` asks the version in use
+where the student errs. Left out: the divergence itself
 (divergence.py), replies of the student as targets (on_policy.py), teachers with another vocabulary.
 """
 
@@ -97,6 +98,26 @@ class LiveTeachers:
             known = selected_logits(model, there, learned.to(model.device)).to(logits.device)
         width = min(logits.shape[-1], known.shape[-1])
         return divergence(logits[:, :width], known[:, :width], beta=self._beta, temperature=self._temperature)
+
+
+class Compatible:
+    """An upgrade that contradicts the version in use less (MUSCLE, arXiv 2407.09435, equation 4): where the student's greedy choice is not
+    the target it learns the previous version's distribution, elsewhere the teacher's."""
+
+    def __init__(self, teacher: Teacher, previous: Teacher) -> None:
+        self._teacher, self._previous = teacher, previous
+
+    def divergence(self, logits: Tensor, batch: Batch, learned: Tensor) -> Tensor:
+        right = greedy_hits(logits, batch["input_ids"][:, 1:][learned])
+        if right.all():  # also where nothing is learned: the gradient is zero, not missing
+            return self._teacher.divergence(logits, batch, learned)
+        values = torch.zeros(len(logits), device=logits.device)
+        for model, chosen in ((self._teacher, right), (self._previous, ~right)):
+            if chosen.any():
+                own = learned.clone()
+                own[learned] = chosen
+                values[chosen] = model.divergence(logits[chosen], batch, own)
+        return values
 
 
 class StoredDistributions:

@@ -5,7 +5,7 @@ Left out: the comparison itself (cleave/distribution_matching.py), storing distr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cleave.config.distill import DistillConfig
@@ -16,6 +16,7 @@ from pipelines.start import check_length, compile_layers, local_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from cleave.distribution_matching import LiveTeachers
     from cleave.objectives import Objective
 
 
@@ -23,6 +24,12 @@ def distinct_teachers(config: DistillConfig) -> list[ModelConfig]:
     """The run's teachers in the order in which its tasks name them; an example's `teacher` is a place in this list."""
     named = (config.objective.teacher_of(mix.title) for mix in config.tasks)
     return list(dict.fromkeys(teacher for teacher in named if teacher is not None))
+
+
+def compared(config: DistillConfig) -> list[ModelConfig]:
+    """Every model whose distributions are learned: the teachers, and the previous version where there is one."""
+    previous = config.objective.previous
+    return [*distinct_teachers(config), *([] if previous is None else [previous])]
 
 
 def place_of_teacher(config: DistillConfig, task: str) -> int:
@@ -33,7 +40,7 @@ def place_of_teacher(config: DistillConfig, task: str) -> int:
 
 def build_objective(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
     """What training minimises. Loads the teachers unless their distributions are stored."""
-    from cleave.distribution_matching import DistributionMatching, LiveTeachers, StoredDistributions
+    from cleave.distribution_matching import Compatible, DistributionMatching, StoredDistributions
     from cleave.objectives import CrossEntropy
 
     objective = config.objective
@@ -44,12 +51,19 @@ def build_objective(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -
     if objective.top_k is not None:
         stored = StoredDistributions(beta=objective.beta, temperature=objective.temperature)
         return DistributionMatching(stored, cross_entropy=objective.cross_entropy_share)
-    models = [load_teacher(config, teacher) for teacher in distinct_teachers(config)]
+    live = _live(config, distinct_teachers(config))
+    teacher = live if objective.previous is None else Compatible(live, _live(config, [objective.previous]))
+    return DistributionMatching(teacher, cross_entropy=objective.cross_entropy_share)
+
+
+def _live(config: DistillConfig, teachers: Sequence[ModelConfig]) -> LiveTeachers:
+    from cleave.distribution_matching import LiveTeachers
+
+    models = [load_teacher(config, teacher) for teacher in teachers]
     if config.train.torch_compile:
         for model in models:
             compile_layers(model)
-    live = LiveTeachers(models, beta=objective.beta, temperature=objective.temperature)
-    return DistributionMatching(live, cross_entropy=objective.cross_entropy_share)
+    return LiveTeachers(models, beta=config.objective.beta, temperature=config.objective.temperature)
 
 
 def verdict_loss(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) -> Objective:
@@ -77,7 +91,7 @@ def check_teachers(config: DistillConfig, tokenizer: PreTrainedTokenizerBase) ->
     """Every teacher has the student's vocabulary and end token, and room for its examples. Reads no weights. Raises ConfigError."""
     from cleave.lm.checkpoint import load_skeleton
 
-    for teacher in distinct_teachers(config):
+    for teacher in compared(config):
         model, theirs = load_skeleton(local_name(teacher), revision=teacher.revision)
         difference = first_difference(tokenizer.get_vocab(), theirs.get_vocab())
         if difference is not None:
@@ -107,7 +121,7 @@ def first_difference(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
 
 def live_teachers(config: DistillConfig) -> dict[str, str]:
     """The revisions of teachers that run along, by their names. Stored distributions have that of theirs beside them."""
-    return {teacher.short: revision_of(teacher) for teacher in distinct_teachers(config)}
+    return {teacher.short: revision_of(teacher) for teacher in compared(config)}
 
 
 def revision_of(teacher: ModelConfig) -> str:

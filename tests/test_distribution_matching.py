@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from cleave.distribution_matching import DistributionMatching, LiveTeachers, StoredDistributions
+from cleave.distribution_matching import Compatible, DistributionMatching, LiveTeachers, StoredDistributions
 from cleave.divergence import divergence
 from cleave.examples import Example
 from cleave.objectives import CrossEntropy
@@ -213,3 +213,41 @@ def test_capturing_keeps_what_is_learned_whatever_it_weighs(models: list[PreTrai
         found = torch.tensor(example.teacher_topk.values().astype("float32"))
         torch.testing.assert_close(found[:, :3], logprobs.topk(3).values, rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(found.exp().sum(-1), torch.ones(len(found)), rtol=0, atol=2e-3)
+
+
+@given(sizes=sizes_of_steps)
+@settings(max_examples=8, deadline=None)
+def test_an_upgrade_learns_the_previous_version_where_it_errs_and_the_teacher_elsewhere(
+    models: list[PreTrainedModel], sizes: list[int]
+) -> None:
+    student, upgrade, previous = models
+    examples = make_examples(sizes)
+    expected = torch.zeros(())
+    for example in examples:
+        ids, learned = torch.tensor([example.input_ids]), torch.tensor(example.loss_mask[1:])
+        mine, theirs, old = (model(ids).logits[0, :-1][learned].detach() for model in models)
+        wrong = mine.argmax(-1) != ids[0, 1:][learned]
+        each = torch.where(wrong, divergence(mine, old, beta=0.0), divergence(mine, theirs, beta=0.0))
+        expected += each.sum() * example.weight
+    objective = DistributionMatching(Compatible(LiveTeachers([upgrade], beta=0.0), LiveTeachers([previous], beta=0.0)))
+    total = objective.loss(student, pack(examples, 0, 40), 0)[0]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert gradient(student, total).isfinite().all()
+
+
+def test_an_upgrade_that_is_its_own_previous_version_is_a_plain_teacher(models: list[PreTrainedModel]) -> None:
+    student, teacher, _ = models
+    batch, live = pad(make_examples([9, 6, 12]), 0), LiveTeachers([teacher], beta=0.5)
+    plain, both = (DistributionMatching(asked).loss(student, batch, 0)[0] for asked in (live, Compatible(live, live)))
+    assert both.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert torch.allclose(gradient(student, both), gradient(student, plain), atol=1e-5)
+
+
+def test_an_upgrade_learns_nothing_from_a_batch_without_targets(models: list[PreTrainedModel]) -> None:
+    student, teacher, previous = models
+    batch = pad([replace(example, loss_mask=(False,) * len(example)) for example in make_examples([5, 7])], 0)
+    total = DistributionMatching(Compatible(LiveTeachers([teacher], beta=0.5), LiveTeachers([previous], beta=0.5))).loss(student, batch, 0)[
+        0
+    ]
+    assert total.item() == 0
+    assert not gradient(student, total).any()

@@ -39,6 +39,10 @@ COLLECTION = {"source": "collection", "collection": {"path": "runs/teacher"}}
 @pytest.mark.parametrize(
     ("objective", "changes", "message"),
     [
+        ({"previous": "hf:a"}, {}, "name the upgrade as the teacher"),
+        ({"previous": "openai:m@http://x", "teacher": "hf:b"}, {}, "does not show its distributions"),
+        ({"previous": "hf:a", "teacher": "hf:b", "top_k": 8}, COLLECTION, "remove top_k"),
+        ({"previous": "hf:a", "teacher": "hf:b", "lmbda": 0.5}, {}, "lmbda: 0"),
         ({"teacher": "openai:m@http://x/v1"}, {}, "does not show its distributions; name a teacher by hf:PATH"),
         ({"cross_entropy": 0.5}, {}, "a divergence needs a teacher; name one"),
         ({"teacher": "hf:a", "cross_entropy": 1.0}, {}, "would never be asked; lower it"),

@@ -18,6 +18,9 @@ class ObjectiveConfig(Config):
     """Model whose next-token distributions are learned: hf:PATH_OR_HUB_ID or reference:NAME, of the student's vocabulary."""
     teachers: dict[str, ModelConfig] = {}
     """Teachers by task label; tasks that are not named here have `teacher`."""
+    previous: ModelConfig | None = None
+    """The version in use, which an upgrade shall contradict as little as possible (arXiv 2407.09435): at every token that the student would
+    get wrong, it learns this model's distribution; elsewhere the teacher's, which is the upgrade itself. In the paper beta is 0."""
     beta: float = Field(0.5, ge=0, le=1)
     """Divergence: 0 forward KL(teacher, student), 1 reverse KL, between them the generalised Jensen-Shannon divergence."""
     temperature: float = Field(1.0, gt=0)
@@ -37,7 +40,7 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for model in (self.teacher, *self.teachers.values()):
+        for model in (self.teacher, *self.teachers.values(), self.previous):
             if model is not None and model.backend not in ("hf", "reference"):
                 raise ValueError(f"{model.short} does not show its distributions; name a teacher by hf:PATH or reference:NAME")
         if not self.has_teacher:
@@ -46,6 +49,8 @@ class ObjectiveConfig(Config):
             raise ValueError("with cross_entropy: 1 the teacher would never be asked; lower it, or remove the teacher")
         elif self.top_k is not None and self.lmbda > 0:
             raise ValueError("the student's own replies need a teacher that runs along; remove top_k, or set lmbda: 0")
+        if self.previous is not None:
+            self._check_upgrade()
         return self
 
     def _check_alone(self) -> None:
@@ -55,6 +60,16 @@ class ObjectiveConfig(Config):
             raise ValueError("the student's own replies are judged by a teacher; name one, or set lmbda: 0")
         if self.top_k is not None:
             raise ValueError("top_k stores a teacher's distributions; name a teacher, or remove top_k")
+
+    def _check_upgrade(self) -> None:
+        if not self.has_teacher:
+            raise ValueError("previous says what to stay compatible with while an upgrade is learned; name the upgrade as the teacher")
+        if self.top_k is not None:
+            raise ValueError(
+                "previous is asked where the student errs, which changes as it learns; remove top_k, so that the teachers run along"
+            )
+        if self.lmbda > 0:
+            raise ValueError("previous is asked where the student misses the target, which its own replies never do; set lmbda: 0")
 
     @property
     def has_teacher(self) -> bool:
