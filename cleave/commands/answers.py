@@ -1,4 +1,4 @@
-"""`cleave ask`, `evaluate`, `report` and `cascade`: questions in, answers and figures out."""
+"""`cleave ask`, `evaluate`, `report`, `compare` and `cascade`: questions in, answers and figures out."""
 
 from __future__ import annotations
 
@@ -74,6 +74,22 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: 
     return main(run, as_json=as_json)
 
 
+def compare(
+    old: Annotated[Path, typer.Argument(help="A finished evaluation of the version in use.")],
+    new: Annotated[Path, typer.Argument(help="The same problems under the version that shall replace it.")],
+    variant: Annotated[str | None, typer.Option("--variant", metavar="NAME", help="Which variant, where the runs hold several.")] = None,
+    max_nfr: Annotated[
+        float | None, typer.Option("--max-nfr", help="Refuse when more than this percentage of the problems is lost.")
+    ] = None,
+    min_gain: Annotated[float | None, typer.Option("--min-gain", help="Refuse when accuracy gains fewer points than this.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two versions on the same problems: what is won, what is lost, at what cost; exit code 1 refuses the new one."""
+    from cleave.comparison import main
+
+    return main(old, new, variant=variant, max_nfr=max_nfr, min_gain=min_gain, as_json=as_json)
+
+
 def cascade(
     run: Annotated[Path, typer.Argument(help="A finished evaluation of several ways to reason, with several samples each.")],
     cost: Annotated[str, typer.Option("--cost", help="What a problem costs: tokens, flops or price.")] = "tokens",
@@ -89,5 +105,5 @@ def cascade(
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (ask, evaluate, report, cascade):
+    for command in (ask, evaluate, report, compare, cascade):
         app.command()(command)
