@@ -3,21 +3,26 @@
     decomposer = build_decomposer(RoleConfig.model_validate("reference:decomposer"))
     (reply,) = await decomposer([DecomposeRequest(problem)])
 
-A reply that is no plan, or was cut off at `max_tokens`, is None with a Failure beside it.
+A reply that is no plan, or was cut off at `max_tokens`, is None with a Failure beside it. With `drafts`, whole plans are not sampled but
+drafted in one superposed pass (cleave/decoding/superposed.py): the reply holds the best drafts up to the n-th that is a plan of its own,
+which is fewer plans than asked for where fewer drafts are. Drafts are not repaired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from actors.role import Ask, PromptedRole, Reading, Replies, open_model
-from cleave.config.roles import RoleConfig
+from actors.role import Ask, PromptedRole, Reading, Replies, draft, open_model
+from cleave.config.roles import DecomposerConfig, RoleConfig
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ParseError
-from cleave.lm.protocol import LanguageModel
+from cleave.lm.protocol import LanguageModel, require
+from cleave.lm.thinking import strip_thinking
 from cleave.plans import DEFAULT_LIMITS, PlanLimits, parse_next, parse_plan
 from cleave.prompts import PromptSet
 from cleave.roles import DecomposeReply, DecomposeRequest
-from cleave.types import Completion, Failure, Plan
+from cleave.types import Completion, Failure, Finish, Plan, Usage
 
 
 class Decomposer(PromptedRole):
@@ -30,19 +35,59 @@ class Decomposer(PromptedRole):
         limits: PlanLimits = DEFAULT_LIMITS,
         repair_retries: int = 0,
         max_tokens: int = 256,
+        drafts: Drafting | None = None,
     ) -> None:
+        """`drafts`: how plans are drafted; its k is raised to the number of plans that a request asks for; tokens, stop strings and, if
+        above 0, temperature are the request's. None: plans are sampled."""
         super().__init__(model, prompts, repair_retries, max_tokens)
         self.limits = limits
+        self.drafts = drafts
 
     async def __call__(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
         """One reply per request, in order. Raises what the model raises (GenerationError, ConfigError), nothing for what it writes, and
         ConfigError where the prompts have no form for mode 'next'."""
 
-        def read(i: int, completion: Completion, text: str) -> Reading[Plan | None]:
-            return self._read(requests[i], completion, text)
+        drafted = [i for i, request in enumerate(requests) if self.drafts is not None and request.mode == "plan"]
+        sampled = [i for i in range(len(requests)) if i not in drafted]
+        replies = dict(zip(sampled, await self._sample([requests[i] for i in sampled]), strict=True))
+        replies |= zip(drafted, await self._draft([requests[i] for i in drafted]), strict=True)
+        return [replies[i] for i in range(len(requests))]
 
-        replies = await self.ask([self._ask(request) for request in requests], read)
-        return [_reply(result) for result in replies]
+    async def _sample(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
+        def read(i: int, completion: Completion, text: str) -> Reading[Plan | None]:
+            return self._read(requests[i], completion.finish, text)
+
+        return [_reply(result) for result in await self.ask([self._ask(request) for request in requests], read)]
+
+    async def _draft(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
+        asks = [self._ask(request) for request in requests]
+        drafted = await draft(self.model, [ask.prompt for ask in asks], [self._drafting(ask) for ask in asks])
+        return [self._best(request, drafts) for request, drafts in zip(requests, drafted, strict=True)]
+
+    def _drafting(self, ask: Ask) -> Drafting:
+        assert self.drafts is not None
+        wanted = ask.sampling
+        return replace(
+            self.drafts,
+            k=max(self.drafts.k, wanted.n),
+            max_tokens=wanted.max_tokens,
+            stop=wanted.stop,
+            temperature=wanted.temperature or self.drafts.temperature,
+        )
+
+    def _best(self, request: DecomposeRequest, drafts: Sequence[Draft]) -> DecomposeReply:
+        """The drafts, best first, until there are as many different plans as asked for."""
+        readings: list[Reading[Plan | None]] = []
+        plans: list[Plan] = []
+        for each in drafts:
+            reading = self._read(request, each.finish, strip_thinking(each.text)[0])
+            if reading.value in plans:
+                continue
+            readings.append(reading)
+            plans += [reading.value] if reading.value is not None else []
+            if len(plans) == request.sampling.n:
+                break
+        return _reply(Replies(tuple(readings), sum((each.usage for each in drafts), Usage())))
 
     def _ask(self, request: DecomposeRequest) -> Ask:
         most = self._limits(request).steps
@@ -55,10 +100,10 @@ class Decomposer(PromptedRole):
     def _limits(self, request: DecomposeRequest) -> PlanLimits:
         return self.limits.at_most(request.max_steps)
 
-    def _read(self, request: DecomposeRequest, completion: Completion, text: str) -> Reading[Plan | None]:
-        if completion.finish == "error":
+    def _read(self, request: DecomposeRequest, finish: Finish, text: str) -> Reading[Plan | None]:
+        if finish == "error":
             return Reading(None, text, "the model ended its reply with an error.")
-        if completion.finish == "length":
+        if finish == "length":
             return Reading(None, text, "the plan was cut off; raise max_tokens, or ask for fewer sub-questions.")
         try:
             limits = self._limits(request)
@@ -71,7 +116,11 @@ class Decomposer(PromptedRole):
 def build_decomposer(config: RoleConfig, model: LanguageModel | None = None) -> Decomposer:
     """Build from a config; `model` None: the config's. Raises ConfigError. Loading local weights blocks."""
     model, prompts = open_model(config, model, "the decomposer")
-    return Decomposer(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens)
+    options = config.drafts if isinstance(config, DecomposerConfig) else None
+    if options is not None:
+        require(model, "drafts", purpose="a decomposer with drafts")
+    drafts = None if options is None else Drafting(options.k, alpha=options.alpha, reset_every=options.reset_every)
+    return Decomposer(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens, drafts=drafts)
 
 
 def _reply(replies: Replies[Plan | None]) -> DecomposeReply:

@@ -8,7 +8,7 @@ reply is read; their tokens are counted like any other. Left out: grouping the r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from cleave.config.model import ModelConfig
 from cleave.config.roles import RoleConfig
+from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError
 from cleave.lm.build import build
 from cleave.lm.protocol import LanguageModel, require
@@ -32,6 +33,7 @@ CHECKPOINT_NOTE = "cleave.json"
 """File of a checkpoint folder that names, under `prompts`, the prompt set it was trained with."""
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,31 @@ class PromptedRole:
 
 async def generate(model: LanguageModel, asks: Sequence[Ask]) -> list[list[Completion]]:
     """The completions of each ask, in order, by one call of the model per distinct sampling."""
-    drawn: dict[int, list[Completion]] = {}
-    groups: dict[Sampling, list[int]] = {}
-    for i, ask in enumerate(asks):
-        groups.setdefault(ask.sampling, []).append(i)
-    for sampling, members in groups.items():
-        drawn.update(zip(members, await model.generate([asks[i].prompt for i in members], sampling), strict=True))
-    return [drawn[i] for i in range(len(asks))]
+
+    def call(sampling: Sampling, members: list[int]) -> Awaitable[list[list[Completion]]]:
+        return model.generate([asks[i].prompt for i in members], sampling)
+
+    return await _grouped([ask.sampling for ask in asks], call)
+
+
+async def draft(model: LanguageModel, prompts: Sequence[Prompt], draftings: Sequence[Drafting]) -> list[list[Draft]]:
+    """The drafts of each prompt, in order, by one call of the model per distinct drafting."""
+
+    def call(drafting: Drafting, members: list[int]) -> Awaitable[list[list[Draft]]]:
+        return model.drafts([prompts[i] for i in members], drafting)
+
+    return await _grouped(draftings, call)
+
+
+async def _grouped(options: Sequence[H], call: Callable[[H, list[int]], Awaitable[list[T]]]) -> list[T]:
+    """One call for the places of equal options, after the other; the replies in order."""
+    groups: dict[H, list[int]] = {}
+    for i, option in enumerate(options):
+        groups.setdefault(option, []).append(i)
+    replies: dict[int, T] = {}
+    for option, members in groups.items():
+        replies.update(zip(members, await call(option, members), strict=True))
+    return [replies[i] for i in range(len(options))]
 
 
 def _with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Replies[T]:

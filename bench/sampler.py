@@ -3,10 +3,13 @@
     python -m bench.sampler                     # a random model of 1.4M parameters, 64 and 16 prompts
     python -m bench.sampler --repeats 9 --json
 
-Reported: (1) throughput of 64 prompts in our batches over a sequential loop of `generate`; (2) time of n = 8 over n = 1 at 16 prompts;
-(3) time with compaction of finished rows, by threshold, over never; (4) time of one growing-cache step over a DynamicCache step.
-Replies end at random lengths as trained models' do. One thread, and CPU seconds of this process: equal to wall seconds on a free machine,
-and still comparable on a busy one.
+Reported: (1) throughput of 64 prompts in our batches over a sequential loop of `generate`; (2) throughput of 8 nucleus samples of each
+of 16 prompts of 20 to 200 tokens over `generate(num_return_sequences=8)`, in one left-padded batch and prompt by prompt; (3) that of
+single prompts, greedy and sampled, one after another; (4) time of n = 8 over n = 1 at 16 prompts; (5) time with compaction of finished
+rows, by threshold, over never; (6) time of 32 prompts with a common preamble of 300 tokens, read once, over reading it for each; (7) time
+of short and long prompts in batches of their own, by the padding allowed, over one batch; (8) time of one growing-cache step over a
+DynamicCache step. Replies end at random lengths as trained models' do. One thread, and CPU seconds of this process: equal to wall seconds
+on a free machine, and still comparable on a busy one.
 """
 
 import argparse
@@ -34,7 +37,8 @@ PROMPT_TOKENS = range(60, 124)
 MAX_TOKENS = 96
 
 
-def make_model() -> PreTrainedModel:
+def make_model(ends: bool = True) -> PreTrainedModel:
+    """A random model; without `ends` no token ends a reply."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
@@ -47,7 +51,7 @@ def make_model() -> PreTrainedModel:
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=sorted(EOS),
+        eos_token_id=sorted(EOS) if ends else None,
         pad_token_id=0,
     )
     return Qwen3ForCausalLM(config).eval()
@@ -98,6 +102,91 @@ def against_generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
     timed = medians({"ours": ours, "generate": theirs}, repeats)
     rates = {name: tokens / seconds for name, (seconds, tokens) in timed.items()}
     return {"ours_tokens_per_s": rates["ours"], "generate_tokens_per_s": rates["generate"], "speedup": rates["ours"] / rates["generate"]}
+
+
+def make_mixed(lengths: Sequence[int], preamble: int = 0) -> list[list[int]]:
+    """Prompts of these lengths after a common preamble."""
+    begin = [3 * j % VOCABULARY for j in range(preamble)]
+    return [[*begin, *((31 * i + 7 * j) % VOCABULARY for j in range(length))] for i, length in enumerate(lengths)]
+
+
+def generated(model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> int:
+    """Tokens, up to the end of each reply, that transformers writes after one left-padded batch of prompts."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
+    with torch.inference_mode():
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=sampling.max_tokens,
+            num_return_sequences=sampling.n,
+            **(drawing or {"do_sample": False}),
+        )[:, longest:]
+    ends = torch.isin(out, torch.tensor(model.config.eos_token_id or []))
+    return int(torch.where(ends.any(1), ends.int().argmax(1) + 1, out.shape[1]).sum())
+
+
+def drawn(sampler: Sampler, prompts: Sequence[Sequence[int]], sampling: Sampling) -> int:
+    """Tokens that our sampler writes."""
+    return sum(len(row.tokens) for rows in sampler.sample(prompts, range(len(prompts)), sampling) for row in rows)
+
+
+def against_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, repeats: int) -> dict[str, float]:
+    """Eight samples of prompts of mixed lengths, and single prompts, against `generate`. Single replies are of equal length: where they end
+    at random, prompts weigh more in the rate of the shorter ones."""
+    prompts = make_mixed([20 + 37 * i % 180 for i in range(16)])
+    sampler = Sampler(model, tokenizer, eos_ids=EOS, max_len=1024, max_batch_size=128)
+    endless, few = make_model(ends=False), prompts[:6]
+    single = Sampler(endless, tokenizer, eos_ids=frozenset(), max_len=1024)
+    greedy, one = Sampling(max_tokens=MAX_TOKENS), Sampling(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.9)
+    eight = Sampling(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.9, n=8)
+    timed = medians(
+        {
+            "ours_8": lambda: drawn(sampler, prompts, eight),
+            "batched_8": lambda: generated(model, prompts, eight),
+            "one_by_one_8": lambda: sum(generated(model, [prompt], eight) for prompt in prompts),
+            "ours_1": lambda: sum(drawn(single, [prompt], one) for prompt in few),
+            "generate_1": lambda: sum(generated(endless, [prompt], one) for prompt in few),
+            "ours_greedy_1": lambda: sum(drawn(single, [prompt], greedy) for prompt in few),
+            "generate_greedy_1": lambda: sum(generated(endless, [prompt], greedy) for prompt in few),
+        },
+        repeats,
+    )
+    rates = {name: tokens / seconds for name, (seconds, tokens) in timed.items()}
+    return {f"{name}_tokens_per_s": rate for name, rate in rates.items()} | {
+        "over_batched_8": rates["ours_8"] / rates["batched_8"],
+        "over_one_by_one_8": rates["ours_8"] / rates["one_by_one_8"],
+        "over_generate_1": rates["ours_1"] / rates["generate_1"],
+        "over_generate_greedy_1": rates["ours_greedy_1"] / rates["generate_greedy_1"],
+    }
+
+
+def gain_of_sharing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, repeats: int) -> dict[str, float]:
+    """Prompts that share a preamble, read once, over the same with nothing shared: whole replies, and the first token alone."""
+    prompts = make_mixed(range(20, 52), preamble=300)
+    samplers = {share: Sampler(model, tokenizer, eos_ids=EOS, max_len=1024, share_beginnings=share) for share in (True, False)}
+    lengths = {"replies": MAX_TOKENS, "first_token": 1}
+
+    def run(share: bool, tokens: int) -> Callable[[], int]:
+        return lambda: drawn(samplers[share], prompts, Sampling(max_tokens=tokens, temperature=1.0))
+
+    timed = medians({f"{name}_{share}": run(share, tokens) for name, tokens in lengths.items() for share in samplers}, repeats)
+    return {name: timed[f"{name}_True"][0] / timed[f"{name}_False"][0] for name in lengths}
+
+
+def gain_of_bucketing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, repeats: int) -> dict[str, float]:
+    """16 short and 16 long prompts, and 32 of lengths between, by the padding allowed, over one batch."""
+    mixes = {"20_and_400": make_mixed([20] * 16 + [400] * 16), "20_to_400": make_mixed([20 + 137 * i % 380 for i in range(32)])}
+    allowed = (1024, 4096, 10**9)
+
+    def run(prompts: list[list[int]], most_padding: int) -> Callable[[], int]:
+        sampler = Sampler(model, tokenizer, eos_ids=EOS, max_len=1024, most_padding=most_padding)
+        return lambda: drawn(sampler, prompts, Sampling(max_tokens=MAX_TOKENS, temperature=1.0))
+
+    timed = medians({f"{name}_{most}": run(prompts, most) for name, prompts in mixes.items() for most in allowed}, repeats)
+    return {f"{name}_at_{most}": timed[f"{name}_{most}"][0] / timed[f"{name}_{allowed[-1]}"][0] for name in mixes for most in allowed[:-1]}
 
 
 def cost_of_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, repeats: int) -> dict[str, float]:
@@ -159,6 +248,9 @@ def main() -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "load_average": os.getloadavg()[0],
         "64 prompts, greedy, against generate": against_generate(model, tokenizer, options.repeats),
+        "against generate, n=8 of 16 mixed prompts, and n=1": against_samples(model, tokenizer, options.repeats),
+        "32 prompts, shared preamble over not": gain_of_sharing(model, tokenizer, options.repeats),
+        "32 prompts, batches by length over one": gain_of_bucketing(model, tokenizer, options.repeats),
         "16 prompts, n=8 over n=1": cost_of_samples(model, tokenizer, options.repeats),
         "128 rows, compaction over none": cost_of_waiting(model, tokenizer, options.repeats),
         "128 rows, growing over dynamic cache": cost_of_cache(model, options.repeats),

@@ -159,7 +159,7 @@ class Attempt:
 
     def sampling(self, n: int = 1) -> Sampling:
         """The solver's sampling options."""
-        return Sampling(NO_LIMIT, self.strategy.temperature, self.strategy.top_p, n=n)
+        return Sampling(NO_LIMIT, self.strategy.temperature, self.strategy.top_p, min_p=self.strategy.min_p or 0.0, n=n)
 
     def add(self, sample: int, solution: Solution, plan: Plan | None = None) -> None:
         """Keep a solution as number `sample`."""

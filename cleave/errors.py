@@ -10,6 +10,7 @@
     ├── RoleUnavailable      an actor or deployment that hosts a role cannot be reached or placed
     │   └── Overloaded       it is there, and has as many requests waiting as it accepts
     ├── TrainingError        a training that cannot go on: a loss, gradient or weight that is not finite
+    ├── CountingError        a process that counts n-grams died
     └── StorageError         a run folder cannot be written or read (full disk, permissions)
 
 Each message is one sentence that ends with the remedy. `exit_code` and `http_status` say how the command line and the
@@ -104,6 +105,12 @@ class TrainingError(CleaveError):
 
     exit_code = 2
     code = "training_failed"
+
+
+class CountingError(CleaveError):
+    """A process that counts n-grams died before it was done: killed, or out of memory. No tables were written."""
+
+    code = "counting_failed"
 
 
 class StorageError(CleaveError):

@@ -212,7 +212,9 @@ class Prompt:
 class Sampling:
     """How to draw replies. `temperature` 0 is greedy. `n` replies per prompt. `stop` strings end a reply and are not part of it.
 
-    `top_k` 0, `top_p` 1 and `min_p` 0 switch the filter off. `logprobs` is the number of alternatives reported per token.
+    Filters apply at the temperature and in this order: the `top_k` most likely tokens; of these the fewest of total probability `top_p`;
+    of these the ones with at least `min_p` times the probability of the most likely (arXiv 2407.01082). `top_k` 0, `top_p` 1 and `min_p` 0
+    switch the filter off. `logprobs` is the number of alternatives reported per token.
     """
 
     max_tokens: int = 256

@@ -19,7 +19,7 @@ from actors.role import prompts_name
 from cleave.collection import Collection, Spent
 from cleave.config.base import dump
 from cleave.config.collect import CollectConfig
-from cleave.config.roles import RoleConfig
+from cleave.config.roles import DecomposerConfig, RoleConfig
 from cleave.console import say
 from cleave.errors import BudgetExceeded
 from cleave.evaluation import Evaluation
@@ -161,7 +161,13 @@ def _describe_role(role: RoleConfig, model: ModelInfo) -> dict[str, Any]:
         "prompts_sha256": prompts.fingerprint,
         "max_tokens": role.max_tokens,
         "repair_retries": role.repair_retries,
-    }
+    } | _describe_drafts(role)
+
+
+def _describe_drafts(role: RoleConfig) -> dict[str, Any]:
+    if not isinstance(role, DecomposerConfig) or role.drafts is None:
+        return {}
+    return {"drafts": role.drafts.model_dump(mode="json"), "ngrams": role.model.ngrams}
 
 
 def publish(errand: CollectErrand, *, as_json: bool, quiet: bool = False) -> None:

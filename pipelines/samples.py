@@ -19,7 +19,9 @@ from cleave.tasks.registry import get_task
 from cleave.traces import TRACES, problem_key, read_rows, read_traces
 from pipelines.workload import Item
 
-SAMPLING = ("strategy", "n", "temperature", "top_p", "plans", "plan_temperature", "stop_early", "gold_plan", "gold_steps", "stages", "seed")
+SAMPLING = (
+    "strategy", "n", "temperature", "top_p", "min_p", "plans", "plan_temperature", "stop_early", "gold_plan", "gold_steps", "stages", "seed"
+)  # fmt: skip
 """Fields of `reasoning` that say how samples were drawn, and which cannot be other ones now."""
 
 

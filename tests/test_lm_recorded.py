@@ -96,13 +96,15 @@ async def test_a_stream_is_recorded_as_a_call(tmp_path: Path) -> None:
     assert reply.text == "one two"
 
 
-async def test_drafts_pass_through_and_are_not_replayed(tmp_path: Path) -> None:
-    [drafts] = await Recorder(Echo(), tmp_path / "c.jsonl").drafts([CHAT], Drafting(k=2))
-    assert [draft.text for draft in drafts] == ["x", "x"]
+async def test_drafts_are_replayed(tmp_path: Path) -> None:
+    prompts = [CHAT, Prompt(text="a", seed=1)]
+    drafted = await Recorder(Echo(), tmp_path / "c.jsonl").drafts(prompts, Drafting(k=2))
+    assert [[draft.text for draft in drafts] for drafts in drafted] == [["x", "x"]] * 2
     replay = RecordedModel(tmp_path / "c.jsonl")
-    assert "drafts" not in replay.capabilities
-    with pytest.raises(ConfigError, match="holds no drafts; use a local model"):
-        await replay.drafts([CHAT], Drafting())
+    assert await replay.drafts(prompts[::-1], Drafting(k=2)) == drafted
+    for prompt, drafting in ((CHAT, Drafting(k=3)), (Prompt(text="a", seed=2), Drafting(k=2))):
+        with pytest.raises(GenerationError, match=r"no recorded drafts call [0-9a-f]{32}; record it .* --record"):
+            await replay.drafts([prompt], drafting)
 
 
 async def test_the_first_recording_counts(tmp_path: Path) -> None:

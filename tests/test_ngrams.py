@@ -1,6 +1,7 @@
 """n-gram tables against a naive count: probabilities, shards, files, and what is refused."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleave.decoding.ngram_counts import build, shards_of
+from cleave.decoding.ngram_counts import _in_processes, build, shards_of
 from cleave.decoding.ngrams import NgramTables, Order
-from cleave.errors import ConfigError, DataError, StorageError
+from cleave.errors import ConfigError, CountingError, DataError, StorageError
 from tests.naive_ngrams import Naive
 
 VOCABULARY = {"a": 0, "b": 1, "c": 2, "z": 300_000}
@@ -71,6 +72,18 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
     assert several.info.address == alone.info.address
     assert (heard[0], sum(heard)) == (1500, 3000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "several"], "nothing else is left behind"
+
+
+class Deadly:
+    """What ends the process that unpickles it, as the kernel does for want of memory."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(CountingError, match="lower --workers"):
+        list(_in_processes([(Deadly(), 2, tmp_path / "0")], 2))  # type: ignore[list-item]
 
 
 def test_tables_come_back_from_disk_mapped_and_small(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class StageConfig(Config):
     """Sampling temperature of the solver."""
     top_p: float | None = None
     """Nucleus of the solver's sampling."""
+    min_p: float | None = None
+    """Least probability of a drawn token, as in `reasoning`."""
     plans: int | None = None
     """Plans sampled in this stage."""
     plan_temperature: float | None = None
@@ -85,6 +87,9 @@ class ReasoningConfig(Config):
     """Sampling temperature of the solver; 0 is greedy (then n must be 1)."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus of the solver's sampling."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """Least probability of a token that the solver draws, as a share of the most likely one's, at the temperature and after top_p; null or
+    0: any. Local models only."""
     plans: int = Field(1, ge=1, le=64)
     """Plans sampled per problem; the n solutions are shared evenly among them."""
     plan_temperature: float = Field(0.0, ge=0, le=5)

@@ -1,12 +1,13 @@
 """Who plays each role, with what prompts, on what resources."""
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from cleave.config.base import SHORT, Config, split_short
 from cleave.config.model import ModelConfig
+from cleave.decoding.draft import Drafting
 from cleave.roles import ROLES, Role
 
 
@@ -62,6 +63,36 @@ class RoleConfig(Config):
         return {**rest, "model": {SHORT: short, **model} if isinstance(model, dict) else model or short}
 
 
+class DraftsConfig(Config):
+    """Plans by superposed decoding (arXiv 2405.18400), smoothed by the model's `ngrams` where it has some. They are divided by
+    reasoning.plan_temperature where that is above 0, else by the paper's 0.06. A number alone is k."""
+
+    k: int = Field(Drafting.k, ge=1, le=64)
+    """Plans that one superposed pass proposes, or as many as reasoning.plans if that is more; the best readable ones are taken."""
+    alpha: float = Field(Drafting.alpha, ge=0, le=1)
+    """Weight of the n-grams; 0 leaves them out."""
+    reset_every: int = Field(Drafting.reset_every, ge=0)
+    """Every so many tokens one draft is drawn and all go on from it; 0: never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_alone(cls, data: object) -> object:
+        return {"k": data} if isinstance(data, int) and not isinstance(data, bool) else data
+
+
+class DecomposerConfig(RoleConfig):
+    """The role that splits problems."""
+
+    drafts: DraftsConfig | None = None
+    """Propose whole plans as the drafts of one superposed pass instead of sampling each; null: sample. Not for endpoints."""
+
+    @model_validator(mode="after")
+    def _can_draft(self) -> Self:
+        if self.drafts is not None and self.model.backend == "openai":
+            raise ValueError("an endpoint cannot draft by superposition; remove drafts, or use a local model (hf:PATH)")
+        return self
+
+
 class VerifierConfig(RoleConfig):
     """The role that scores solutions."""
 
@@ -76,7 +107,7 @@ class VerifierConfig(RoleConfig):
 class RolesConfig(Config):
     """The cast. Without a verifier, solutions are scored by the solver's own length-normalised log-probability."""
 
-    decomposer: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:decomposer"))
+    decomposer: DecomposerConfig = Field(default_factory=lambda: DecomposerConfig.model_validate("reference:decomposer"))
     """Splits a problem into sub-questions."""
     solver: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:solver"))
     """Answers the sub-questions and the problem."""

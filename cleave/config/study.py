@@ -1,5 +1,6 @@
 """Which part is worth distilling: one collection, students trained on it, pairs of decomposer and solver on the same problems."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,8 +8,8 @@ from pydantic import Field, model_validator
 from cleave.config.base import SHORT, Config, validate_part
 from cleave.config.collect import CollectConfig
 from cleave.config.evaluate import EvaluateConfig
-from cleave.config.model import Price
-from cleave.config.roles import RoleConfig
+from cleave.config.model import ModelConfig, Price
+from cleave.config.roles import DecomposerConfig, RoleConfig
 from cleave.config.study_students import StudyStudents, as_name
 
 NOBODY = "none"
@@ -20,7 +21,7 @@ GOLD = "gold"
 class Cast(Config):
     """Models that are there already, under the name that rows use."""
 
-    decomposer: RoleConfig | None = None
+    decomposer: DecomposerConfig | None = None
     """Who splits problems; null: rows cannot use the name for it."""
     solver: RoleConfig | None = None
     """Who solves them; null: rows cannot use the name for it."""
@@ -54,10 +55,10 @@ class StudyConfig(StudyStudents):
 
     models: dict[str, Cast] = Field(min_length=1)
     """Models that are there already: teachers, undistilled students, other families."""
-    teacher: str
-    """The name in `models` whose traces are collected."""
-    collect: dict[str, Any]
-    """A config of `cleave collect`, without its name, storage_path and roles."""
+    teacher: str | None = None
+    """The name in `models` whose traces are collected; null: students learn from gold examples."""
+    collect: dict[str, Any] | None = None
+    """A config of `cleave collect`, without its name, storage_path and roles; null: nothing is collected."""
     evaluate: dict[str, Any]
     """A config of `cleave evaluate`, without its name, storage_path, roles and variants."""
     rows: dict[str, RowConfig] = Field(min_length=1)
@@ -70,10 +71,18 @@ class StudyConfig(StudyStudents):
     """Share of the problems that a student may lose and still be worth distilling."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """Price by name of a model or student; where a player of the table has none, cost is counted in FLOPs."""
+    sizes: bool = False
+    """Also measure of each row the model in which it differs from the baseline (parameters, FLOPs, bytes, seconds to generate), and show
+    what gates agreed on."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.teacher not in self.models:
+        if (self.teacher is None) != (self.collect is None):
+            raise ValueError("teacher says whose traces `collect` gathers; set both or neither")
+        learners = [name for name in self.students if self.student(name, self.seeds[0]).source == "collection"]
+        if self.collect is None and learners:
+            raise ValueError(f"{learners[0]!r} learns from a collection; say what to collect, or set distill.source: gold")
+        if self.teacher is not None and self.teacher not in self.models:
             raise ValueError(f"the teacher {self.teacher!r} is none of the models: {', '.join(self.models)}")
         if self.baseline not in self.rows:
             raise ValueError(f"the baseline {self.baseline!r} is no row; there are {', '.join(self.rows)}")
@@ -86,13 +95,18 @@ class StudyConfig(StudyStudents):
         for role, spokesman in self.advice.items():
             if spokesman not in self.rows:
                 raise ValueError(f"advice.{role}: {spokesman!r} is no row; there are {', '.join(self.rows)}")
-        self.collection()
+        if self.collect is not None:
+            self.collection()
         for name, row in self.rows.items():
             self._check_row(name, row)
+        if self.sizes:
+            self._check_sizes()
         return self
 
     def collection(self) -> CollectConfig:
         """What is collected."""
+        assert self.teacher is not None
+        assert self.collect is not None
         cast = self.models[self.teacher]
         roles = {role: part.model_dump() for role, part in (("decomposer", cast.decomposer), ("solver", cast.solver)) if part}
         return validate_part(CollectConfig, self.collect | {"name": "collection", "storage_path": self.folder, "roles": roles}, "collect")
@@ -105,6 +119,7 @@ class StudyConfig(StudyStudents):
         players = {"decomposer": row.decomposer, "solver": row.solver}
         cast = {role: self._player(name, role, checkpoints or {}) for role, name in players.items() if name not in (NOBODY, GOLD)}
         decomposer, solver = (cast.get(role) or next(iter(cast.values())) for role in players)  # who is not asked may be anybody
+        solver = {field: value for field, value in solver.items() if field != "drafts"}
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
@@ -131,6 +146,32 @@ class StudyConfig(StudyStudents):
     def against(self, name: str) -> str:
         """The row that a row is compared with; the baseline's is itself."""
         return self.rows[name].against or self.baseline
+
+    def player(self, row: str, role: str) -> str:
+        """Who plays a role in a row."""
+        player: str = getattr(self.rows[row], role)
+        return player
+
+    def part(self, row: str) -> tuple[str, str]:
+        """The role in which a row differs from the baseline, and who plays it; of the baseline the first that somebody plays."""
+        played = [role for role in ("decomposer", "solver") if self.player(row, role) not in (NOBODY, GOLD)]
+        differs = [role for role in played if self.player(row, role) != self.player(self.baseline, role)]
+        role = (differs or played)[0]
+        return role, self.player(row, role)
+
+    def weights(self, role: str, player: str, checkpoints: Mapping[str, str]) -> ModelConfig | None:
+        """The local weights of a player; None where they are somewhere else, or nobody plays."""
+        if player in self.students:
+            return ModelConfig(model_name_or_path=checkpoints[player])
+        part: RoleConfig | None = getattr(self.models[player], role) if player in self.models else None
+        return part.model if part is not None and part.model.backend in ("hf", "reference") else None
+
+    def _check_sizes(self) -> None:
+        for name in self.rows:
+            role, _ = self.part(name)
+            player = self.player(self.baseline, role)
+            if self.weights(role, player, dict.fromkeys(self.students, "student")) is None:
+                raise ValueError(f"sizes are compared with the baseline's {role}, and {player!r} has no local weights; set sizes: false")
 
     def _check_row(self, name: str, row: RowConfig) -> None:
         if self.against(name) not in self.rows:

@@ -74,6 +74,14 @@ def growing_cache(model: PreTrainedModel) -> Cache:
     return cache
 
 
+def attends_to_all(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to all places. Others count places, so that padding between a row's tokens would not go unnoticed."""
+    cache = growing_cache(model)
+    return all(isinstance(layer, GrowingLayer) for layer in cache.layers) and (
+        bool(cache.layers) or cache.layer_class_to_replicate is GrowingLayer
+    )
+
+
 def select_rows(cache: Cache, rows: Tensor) -> None:
     """Make row i of the cache what row rows[i] was; repeats and omissions are allowed."""
     for layer in cache.layers:

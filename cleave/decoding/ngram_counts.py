@@ -15,6 +15,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,7 +36,7 @@ from cleave.decoding.ngrams import (
     vocabulary_hash,
     write_tables,
 )
-from cleave.errors import ConfigError, DataError, StorageError
+from cleave.errors import ConfigError, CountingError, DataError, StorageError
 
 SHARD_TOKENS = 2_000_000
 """Tokens that one process counts at a time."""
@@ -115,7 +116,7 @@ def build(
     """Count shards and write tables to `folder`/`name`, or under their address without a name; tables that are there are replaced.
 
     `on_tokens` hears how many more tokens were counted. The tables appear whole or not at all. Raises ConfigError for options that cannot
-    be, DataError for too few or too many tokens, StorageError if the disk refuses.
+    be, DataError for too few or too many tokens, CountingError where a process dies, StorageError if the disk refuses.
     """
     _check(folder, name, vocabulary, max_order, workers)
     tally = _Tally()
@@ -196,6 +197,8 @@ def _in_processes(jobs: Iterable[tuple[Shard, int, Path]], workers: int) -> Iter
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise CountingError("a process that counts n-grams died, probably for want of memory; lower --workers.") from error
         finally:
             for future in waiting:
                 future.cancel()

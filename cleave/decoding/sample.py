@@ -3,8 +3,9 @@
     sampler = Sampler(model, tokenizer, eos_ids={2}, max_len=2048, max_batch_size=64)
     replies = sampler.sample([[1, 5, 9]], seeds=[0], sampling=Sampling(n=8, temperature=0.7))
 
-Sequences are decoded in static left-padded batches, grouped by prompt length; a prompt is prefilled once for its samples; rows that
-finish are retired and the batch is compacted. Sample i of a prompt depends on (prompt, seed, i, options) only, up to float rounding.
+Sequences are decoded in static left-padded batches of prompts of similar length; a prompt is prefilled once for its samples, and what
+prompts of a batch begin with in common, such as a few-shot preamble, once for all; rows that finish are retired and the batch is compacted.
+Sample i of a prompt depends on (prompt, seed, i, options) only, up to float rounding.
 Left out: beam search, penalties and other logit processors of a checkpoint's generation config (only its end tokens are used).
 """
 
@@ -17,6 +18,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cleave.decoding.batch import Batch
+from cleave.decoding.beginnings import common_beginnings
+from cleave.decoding.cache import attends_to_all
 from cleave.decoding.logits import draw, is_greedy
 from cleave.decoding.noise import U64, as_keys, row_key, uniforms
 from cleave.decoding.stopping import StopStrings, cut, text_of
@@ -24,6 +27,10 @@ from cleave.errors import ConfigError, GenerationError
 from cleave.types import Finish, Sampling
 
 COMPACT_AT = 0.25  # share of finished rows at which the batch is compacted
+MOST_PADDING = 4096
+"""Tokens of padding in a batch, over all rows, above which short and long prompts go apart."""
+SHARED_COST = 0.8
+"""Tokens read, padding included, where beginnings are shared, over those where they are not: at most this, or nothing is shared."""
 
 
 class SamplingCancelled(Exception):
@@ -60,6 +67,8 @@ class Sampler:
         max_len: int,
         max_batch_size: int = 64,
         compact_at: float = COMPACT_AT,
+        most_padding: int = MOST_PADDING,
+        share_beginnings: bool = True,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -67,6 +76,8 @@ class Sampler:
         self.max_len = max_len
         self.max_batch_size = max_batch_size
         self.compact_at = compact_at
+        self.most_padding = most_padding
+        self.share_beginnings = share_beginnings and attends_to_all(model)
 
     def sample(
         self,
@@ -91,7 +102,7 @@ class Sampler:
             for i in range(copies)
         ]
         stops = StopStrings(self.tokenizer, sampling.stop)
-        for wave in waves(rows, prompts, self.max_batch_size):
+        for wave in waves(rows, prompts, self.max_batch_size, self.most_padding):
             self._decode(wave, prompts, sampling, stops, on_token, cancelled)
         for row in rows:
             self._close(row, stops)
@@ -130,12 +141,25 @@ class Sampler:
             batch.step(tokens)
 
     def _prefill(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Batch:
-        """Run each distinct prompt once, then give every row its copy."""
+        """Run each distinct prompt once, what they begin with in common once for all, then give every row its copy."""
         places: dict[tuple[int, ...], int] = {}
         origin = [places.setdefault(tuple(prompts[row.prompt]), len(places)) for row in rows]
-        batch = Batch(self.model, list(places), room=max(row.limit for row in rows))
+        batch = self._read(list(places), room=max(row.limit for row in rows))
         if origin != list(range(len(places))):
             batch.select(origin)
+        return batch
+
+    def _read(self, texts: Sequence[tuple[int, ...]], room: int) -> Batch:
+        """A batch of distinct texts, in one pass or, where that is worth it, in two: over their beginnings, then over what follows."""
+        cuts = beginnings(texts) if self.share_beginnings else None
+        if cuts is None:
+            return Batch(self.model, texts, room)
+        heads = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
+        rests = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+        distinct = {head: place for place, head in enumerate(dict.fromkeys(heads))}
+        batch = Batch(self.model, list(distinct), room + max(map(len, rests)))
+        batch.select([distinct[head] for head in heads])
+        batch.extend(rests)
         return batch
 
     def _draw(self, batch: Batch, rows: Sequence[Row], sampling: Sampling, keys: U64 | None, position: int) -> torch.Tensor:
@@ -182,8 +206,21 @@ def check_length(prompt: Sequence[int], max_len: int) -> None:
         )
 
 
-def waves(rows: Sequence[Row], prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[Row]]:
-    """Group rows into batches of at most `size`, by prompt length; the rows of one prompt share a batch where they fit."""
+def beginnings(texts: Sequence[tuple[int, ...]]) -> list[int] | None:
+    """Where to cut each of some distinct texts so that the first parts, of which many are the same, are read apart; None where that would
+    save too little. At least one token of each text is left. Of a text that shares nothing all else comes before the cut."""
+    shared = common_beginnings(texts, [len(text) - 1 for text in texts])
+    cuts = [cut or len(text) - 1 for text, cut in zip(texts, shared, strict=True)]
+    if not any(shared) or not all(cuts):
+        return None
+    heads = {text[:cut] for text, cut in zip(texts, cuts, strict=True)}
+    rest = max(len(text) - cut for text, cut in zip(texts, cuts, strict=True))
+    cost = len(heads) * max(cuts) + len(texts) * rest
+    return cuts if cost <= SHARED_COST * len(texts) * max(map(len, texts)) else None
+
+
+def waves(rows: Sequence[Row], prompts: Sequence[Sequence[int]], size: int, most_padding: int = MOST_PADDING) -> Iterator[list[Row]]:
+    """Group rows into batches of at most `size` with at most `most_padding`, by prompt length; a prompt's rows share one where they fit."""
     by_prompt: dict[int, list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row)
@@ -191,9 +228,14 @@ def waves(rows: Sequence[Row], prompts: Sequence[Sequence[int]], size: int) -> I
     for prompt in sorted(by_prompt, key=lambda p: (len(prompts[p]), tuple(prompts[p]))):
         group = iter(by_prompt[prompt])
         while part := list(islice(group, size)):
-            if len(wave) + len(part) > size:
+            if wave and (len(wave) + len(part) > size or _padding(wave, prompts, len(prompts[prompt])) > most_padding):
                 yield wave
                 wave = []
             wave.extend(part)
     if wave:
         yield wave
+
+
+def _padding(wave: Sequence[Row], prompts: Sequence[Sequence[int]], length: int) -> int:
+    """Tokens of padding that a batch has at this common length."""
+    return sum(length - len(prompts[row.prompt]) for row in wave)

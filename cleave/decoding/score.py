@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,10 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cleave.decoding.batch import Batch
+from cleave.decoding.beginnings import common_beginnings
+from cleave.decoding.cache import attends_to_all
 from cleave.decoding.sample import SamplingCancelled
-
-WORTH_SHARING = 0.2
-"""Share of a text that its common beginning with others is at least; below that a second pass costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def score_batch(
     The first id of a text has no predecessor and no log-probability: a border of 0 gives one value fewer than there are ids.
     """
     scored = [Scored([], 0, 0)] * len(pairs)
-    for text, logits, known in _read_all(model, _texts(pairs), max_batch_size, cancelled):
+    for text, logits, known in _read_all(model, _texts(pairs, attends_to_all(model)), max_batch_size, cancelled):
         logprobs = logits.log_softmax(-1)
         for place in text.pairs:
             targets = torch.tensor(pairs[place][0][text.border :], device=logprobs.device)
@@ -76,7 +74,7 @@ def value_batch(
 ) -> list[Scored]:
     """Return the one output of a sequence classifier at the end of each sequence, in place of a log-probability."""
     valued = [Scored([], 0, 0)] * len(sequences)
-    texts = _texts([([*ids, 0], len(ids)) for ids in sequences])
+    texts = _texts([([*ids, 0], len(ids)) for ids in sequences], attends_to_all(model))
     reader = cast(PreTrainedModel, _AsLanguageModel(model))
     for text, values, known in _read_all(reader, texts, max_batch_size, cancelled):
         for place in text.pairs:
@@ -118,33 +116,19 @@ def _read_all(
             read.add(beginning)
 
 
-def _texts(pairs: Sequence[tuple[Sequence[int], int]]) -> list[_Text]:
-    """The distinct texts, those with a common beginning next to each other."""
+def _texts(pairs: Sequence[tuple[Sequence[int], int]], share: bool) -> list[_Text]:
+    """The distinct texts, with what they share where they may."""
     found: dict[tuple[tuple[int, ...], int], _Text] = {}
     for place, (ids, border) in enumerate(pairs):
         border = max(1, border)
         if len(ids) > border:
             key = tuple(ids[:-1]), border
             found.setdefault(key, _Text(*key)).pairs.append(place)
-    family: list[_Text] = []
-    for text in sorted(found.values(), key=lambda text: text.ids):
-        if family and (common := _common_beginning(family, text)):
-            family.append(text)
-            for member in family:
-                member.beginning = common
-        else:
-            family = [text]
-    return list(found.values())
-
-
-def _common_beginning(family: Sequence[_Text], text: _Text) -> int:
-    """How much of its beginning a text shares with all of a family, none of it scored but the last place; 0 where sharing that with all
-    would save less than the family saves without it."""
-    first = family[0]
-    alike = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first.ids, text.ids, strict=False)))
-    common = min(alike, text.border, first.beginning or first.border)
-    worth = common >= WORTH_SHARING * len(text.ids) and len(family) * common > (len(family) - 1) * first.beginning
-    return common if worth else 0
+    texts = list(found.values())
+    if share:  # nothing that is scored, but for the place after the beginning
+        for text, common in zip(texts, common_beginnings([text.ids for text in texts], [text.border for text in texts]), strict=True):
+            text.beginning = common
+    return texts
 
 
 def _batches(texts: Sequence[_Text], most: int) -> Iterator[list[_Text]]:

@@ -3,9 +3,9 @@
     model = Recorder(model, "calls.jsonl")          # behaves as `model`, appends what it replies
     model = RecordedModel("calls.jsonl")            # recorded:calls.jsonl; an unknown call is an error
 
-One JSON line per prompt, keyed by a hash of (prompt with its seed, sampling options), so that a replay does not depend on how calls were
-batched. Lines are appended by a single write each. Given a folder, every recorder writes a file of its own there (several processes,
-also on several machines), and a replay reads all of them. If a call was recorded more than once, the first recording is replayed.
+One JSON line per prompt, keyed by a hash of (prompt with its seed, options of sampling or drafting), so that a replay does not depend on
+how calls were batched. Lines are appended by a single write each. Given a folder, every recorder writes a file of its own there (several
+processes, also on several machines), and a replay reads all of them. Of a call that was recorded more than once, the first one counts.
 """
 
 import hashlib
@@ -13,17 +13,19 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ConfigError, DataError, GenerationError, StorageError
 from cleave.lm.protocol import Capability, LanguageModel
 from cleave.types import Completion, ModelInfo, Prompt, Sampling, from_dict, to_dict
 
-REPLAYABLE: frozenset[Capability] = frozenset(get_args(Capability)) - {"hidden_states", "drafts"}
+T = TypeVar("T")
+
+REPLAYABLE: frozenset[Capability] = frozenset(get_args(Capability)) - {"hidden_states"}
 
 
 class Recorder:
@@ -52,8 +54,10 @@ class Recorder:
         return scored
 
     async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
-        """See LanguageModel. Not recorded: a replay has no drafts."""
-        return await self.model.drafts(prompts, drafting)
+        """See LanguageModel. Raises StorageError if the drafts cannot be written down."""
+        drafted = await self.model.drafts(prompts, drafting)
+        self._append([_line("drafts", drafts_key(p, drafting), p, drafts) for p, drafts in zip(prompts, drafted, strict=True)])
+        return drafted
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel."""
@@ -93,25 +97,28 @@ class RecordedModel:
         self.info = ModelInfo(f"recorded:{path}")
         self.capabilities: frozenset[Capability] = REPLAYABLE - {"values"}
         self._replies: dict[str, list[Completion]] = {}
+        self._drafts: dict[str, list[Draft]] = {}
         for line in _read_lines(self.path):
             if line["kind"] == "model":
                 self.info = from_dict(ModelInfo, line["info"])
                 self.capabilities = REPLAYABLE.intersection(line.get("capabilities", REPLAYABLE))
+            elif line["kind"] == "drafts":
+                self._drafts.setdefault(line["key"], [from_dict(Draft, draft) for draft in line["replies"]])
             else:
                 self._replies.setdefault(line["key"], [from_dict(Completion, reply) for reply in line["replies"]])
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See LanguageModel. Raises GenerationError for a call that was not recorded."""
-        return [list(self._find("generate", generate_key(prompt, sampling))) for prompt in prompts]
+        return [list(self._find(self._replies, "generate", generate_key(prompt, sampling))) for prompt in prompts]
 
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
         """See LanguageModel. Raises GenerationError for a call that was not recorded."""
         keys = [score_key(prompt, text) for prompt, text in zip(prompts, continuations, strict=True)]
-        return [self._find("score", key)[0] for key in keys]
+        return [self._find(self._replies, "score", key)[0] for key in keys]
 
     async def drafts(self, prompts: Sequence[Prompt], drafting: Drafting) -> list[list[Draft]]:
-        """Not offered: raises ConfigError."""
-        raise ConfigError(f"{self.info.name} holds no drafts; use a local model (hf:PATH) for this role.")
+        """See LanguageModel. Raises GenerationError for a call that was not recorded."""
+        return [list(self._find(self._drafts, "drafts", drafts_key(prompt, drafting))) for prompt in prompts]
 
     def reads(self, prompt: Prompt, continuation: str) -> bool:
         """See LanguageModel. A recording knows no context."""
@@ -125,15 +132,20 @@ class RecordedModel:
     async def aclose(self) -> None:
         """Nothing is held."""
 
-    def _find(self, kind: str, key: str) -> list[Completion]:
-        if key not in self._replies:
+    def _find(self, recorded: Mapping[str, list[T]], kind: str, key: str) -> list[T]:
+        if key not in recorded:
             raise GenerationError(f"{self.path} has no recorded {kind} call {key}; record it by running the same command with --record.")
-        return self._replies[key]
+        return recorded[key]
 
 
 def generate_key(prompt: Prompt, sampling: Sampling) -> str:
     """Hash of everything that a reply depends on."""
     return _key({"generate": to_dict(prompt), "sampling": to_dict(sampling)})
+
+
+def drafts_key(prompt: Prompt, drafting: Drafting) -> str:
+    """Hash of everything that drafts depend on, but for the model with its n-grams."""
+    return _key({"drafts": to_dict(prompt), "drafting": to_dict(drafting)})
 
 
 def score_key(prompt: Prompt, continuation: str) -> str:
@@ -146,7 +158,7 @@ def _key(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _line(kind: str, key: str, prompt: Prompt, replies: Sequence[Completion]) -> dict[str, Any]:
+def _line(kind: str, key: str, prompt: Prompt, replies: Sequence[Completion | Draft]) -> dict[str, Any]:
     return {"kind": kind, "key": key, "prompt": to_dict(prompt), "replies": [to_dict(reply) for reply in replies]}
 
 
