@@ -19,8 +19,9 @@ _DOES = {
 _LEARNED = {"gold": "gold examples", "collection": "collected traces"}
 
 
-def model_card(config: DistillConfig, result: Mapping[str, Any], parameters: int) -> str:
-    """Markdown. `result` holds the figures of the run, such as tokens and the best held-out metric."""
+def model_card(config: DistillConfig, result: Mapping[str, Any], parameters: int, pruned: str = "") -> str:
+    """Markdown. `result` holds the figures of the run, such as tokens and the best held-out metric; `pruned` is the section of what was
+    removed, with its last line empty."""
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -49,7 +50,7 @@ A {config.role} with {parameters:,} parameters that {_DOES[config.role]}. Traine
 
 Held-out figures are of examples in the formats it was trained on; accuracy of a whole pipeline is measured by `cleave evaluate`.
 
-## Use
+{pruned}## Use
 
     cleave ask --help
     python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained('PATH')"

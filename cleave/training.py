@@ -111,7 +111,10 @@ class RoleTrainer(Trainer):
                 return True
         self._clock = (time.perf_counter(), self.stream.tokens)
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        return bool(self.state.global_step >= self.args.max_steps)
+        finished = bool(self.state.global_step >= self.args.max_steps)
+        if finished:
+            self.gates.consensus()
+        return finished
 
     def get_train_dataloader(self) -> Any:
         return self.stream
@@ -133,8 +136,8 @@ class RoleTrainer(Trainer):
         self._note(count, {"loss": total.detach(), **metrics})
         divisor = count if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         share = total / divisor.clamp_min(1e-12)
-        penalty = self.gates.penalty(self.state.global_step) / self.current_gradient_accumulation_steps
-        loss: torch.Tensor = share * self.args.world_size + penalty
+        sequences = sum(max(1, len(example.segments)) for example in self.stream.step)
+        loss: torch.Tensor = (share + self.gates.penalty(self.state.global_step, sequences)) * self.args.world_size
         if not torch.isfinite(loss):
             self._suspects += self.stream.problems[self._passes]
         self._passes += 1
@@ -148,6 +151,7 @@ class RoleTrainer(Trainer):
             now, (then, tokens) = time.perf_counter(), self._clock
             logs |= {"tokens": self.stream.tokens, "tokens_per_second": (self.stream.tokens - tokens) / (now - then)}
             self._clock = (now, self.stream.tokens)
+            logs |= self.gates.metrics()
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -172,14 +176,27 @@ class RoleTrainer(Trainer):
         return metrics
 
     def _keep_best(self, value: float) -> None:
+        if not self.gates.final:
+            return
         better = value < self.best_value if self.best_metric == "loss" else value > self.best_value
         if better or math.isnan(self.best_value):
             self.best_value, self.best_step = value, self.state.global_step
             draft = self.folder / "best.draft"
             with _writing(draft):
-                self.save_model(str(draft))
+                self.save_sliced(draft)
                 if self.args.should_save:
                     _replace(self.best_dir, draft)
+
+    def save_sliced(self, folder: Path) -> None:
+        """Write the weights as they will be used: without gates, and without what these close."""
+        model = self.accelerator.unwrap_model(self.model)
+        sliced = self.gates.slice(model)
+        if sliced is model:
+            self.save_model(str(folder))
+        elif self.args.should_save:
+            sliced.save_pretrained(str(folder))
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(str(folder))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The parent asks for it once per step, after the workers have shared their gradients and before the weights change: the place

@@ -18,6 +18,7 @@ from cleave.tasks.registry import get_task
 from cleave.verdict_examples import VerdictEncoder
 from pipelines.curriculum import build_curriculum
 from pipelines.judged import JudgedSource, check_judged, judged, split, with_extras
+from pipelines.pruned import build_gates
 from pipelines.screened import collected
 from pipelines.skills import Skill, skills_of
 from pipelines.sources import ExampleSource, Supply, held_out, supply_of
@@ -157,7 +158,8 @@ def build_trainer(
     )
     objective = build_objective(config, tokenizer)
     measure, asking = measurement(config, data, objective, tokenizer, sampler)
-    callbacks = [*callbacks, *asking, *beside(config, stream, objective)]
+    model, gates, freezing = build_gates(config, model, tokenizer.pad_token_id or 0, data.held_out)
+    callbacks = [*callbacks, *freezing, *asking, *beside(config, stream, objective)]
     if train.torch_compile:
         compile_layers(model)
     trainer = RoleTrainer(
@@ -166,6 +168,7 @@ def build_trainer(
         stream=stream,
         objective=objective,
         tokenizer=tokenizer,
+        gates=gates,
         measure=measure,
         best_metric=config.evaluation.metric_for_best_model,
         callbacks=callbacks,

@@ -60,6 +60,7 @@ def main(config: DistillConfig, *, dry_run: bool = False, as_json: bool = False,
 def check(config: DistillConfig) -> str:
     """Check that everything fits and draw one chunk of each task; returns what would be trained. No weights are read."""
     from pipelines.preflight import draw_once, preflight
+    from pipelines.pruned import check_prune
     from pipelines.reconstruction import unranked
 
     model, tokenizer = preflight(config)
@@ -67,7 +68,8 @@ def check(config: DistillConfig) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     steps = config.train.steps(config.max_workers)
-    return f"{config.name}: {parameters:,} parameters, {trained:,} of them trained, {steps:,} steps, {held_out} held-out examples"
+    pruned = f", {stays}" if (stays := check_prune(config, model)) else ""
+    return f"{config.name}: {parameters:,} parameters, {trained:,} of them trained{pruned}, {steps:,} steps, {held_out} held-out examples"
 
 
 def show_config(config: Config, *, as_json: bool) -> int:
@@ -175,7 +177,8 @@ def summarise(config: DistillConfig, trainer: Any) -> dict[str, Any]:
     """Evaluate once more; make sure that the best weights are on disk; say how it went."""
     trainer.evaluate()
     if trainer.measure is None:
-        trainer.save_model(str(trainer.best_dir))
+        trainer.save_sliced(trainer.best_dir)
+    gates = trainer.gates.summary()
     return {
         "name": config.name,
         "role": config.role,
@@ -183,17 +186,23 @@ def summarise(config: DistillConfig, trainer: Any) -> dict[str, Any]:
         "tokens": trainer.stream.tokens,
         "best_step": trainer.best_step if trainer.measure is not None else trainer.args.max_steps,
         **({f"best_{trainer.best_metric}": trainer.best_value} if trainer.measure is not None else {}),
+        **({"pruned": gates} if gates else {}),
     }
 
 
 def deliver_result(config: DistillConfig, folder: RunFolder, best: Path, result: dict[str, Any]) -> None:
-    """Calibrate a verifier, sum up the skills, export the best weights, then write result.json, which marks the run as finished."""
+    """Calibrate a verifier, measure what was pruned, sum up the skills, export the best weights, then write result.json, which says that
+    the run is finished."""
     from pipelines.export import export
 
     if config.role == "verifier":
         from pipelines.calibrate import calibrate
 
         result |= calibrate(config, best)
+    if config.prune is not None:
+        from pipelines.pruned import measure
+
+        result |= measure(config, folder, best, result["pruned"])
     if config.evaluation.skill_examples:
         from pipelines.skill_figures import write_figures
 

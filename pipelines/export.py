@@ -15,7 +15,9 @@ from cleave.config.distill import DistillConfig
 from cleave.config.model import ModelConfig
 from cleave.errors import StorageError
 from cleave.model_card import model_card
+from cleave.pruning.card import pruned_section
 from cleave.runs import RunFolder
+from pipelines.pruned import DETAILS
 from pipelines.start import load_weights
 
 PROFILE = "default-v1"
@@ -55,7 +57,11 @@ def write(config: DistillConfig, best: Path, target: Path, result: Mapping[str, 
     (target / "cleave.json").write_text(json.dumps(describe(config), indent=2) + "\n", encoding="utf-8")
     if (found := result.get("calibration")) is not None:
         (target / "calibration.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (target / "README.md").write_text(model_card(config, result, parameters), encoding="utf-8")
+    pruned = ""
+    if (details := best / DETAILS).is_file():
+        shutil.copy(details, target / DETAILS)
+        pruned = pruned_section(json.loads(details.read_text(encoding="utf-8")))
+    (target / "README.md").write_text(model_card(config, result, parameters, pruned), encoding="utf-8")
 
 
 def _into_run(folder: RunFolder, draft: Path) -> str:

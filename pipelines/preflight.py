@@ -18,6 +18,7 @@ from cleave.lm.tokens import prompt_text
 from cleave.prompts import load_prompts
 from cleave.types import Problem
 from pipelines.difficulty import check_finite, check_teacher, unmeasured
+from pipelines.pruned import check_prune
 from pipelines.start import add_layers, add_lora, check_length, fresh_model, load_tokenizer, local_name
 from pipelines.teachers import check_teachers
 
@@ -36,6 +37,7 @@ def preflight(config: DistillConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
     check_prompts(config, tokenizer)
     check_teachers(config, tokenizer)
     check_teacher(config)
+    check_prune(config, model)
     if config.lora is not None:
         check_modules(model, config.lora)
         add_lora(model, config.lora)

@@ -15,6 +15,7 @@ from cleave.callbacks import EvaluateEvery, MetricsFile, StopOnSignal
 from cleave.curriculum.sampler import ShuffledSource, StagedSampler
 from cleave.errors import ConfigError
 from cleave.examples import Example
+from cleave.gates import NoGates
 from cleave.heldout import HeldOut
 from cleave.objectives import CrossEntropy
 from cleave.stream import StepStream
@@ -214,26 +215,27 @@ def test_a_signal_saves_and_stops(tmp_path: Path, uninterrupted: RoleTrainer) ->
     torch.testing.assert_close(weights(resumed), weights(uninterrupted), atol=1e-6, rtol=0)
 
 
-class Constant:
+class Constant(NoGates):
     """A gate penalty that shows in the loss and nowhere else."""
+
+    attached = agreed = False
 
     def attach(self, model: PreTrainedModel) -> None:
         self.attached = True
 
-    def penalty(self, step: int) -> float:
-        return 100.0
+    def penalty(self, step: int, inputs: int) -> float:
+        return 25.0
 
-    def consensus(self) -> None: ...
-
-    def slice(self, model: PreTrainedModel) -> PreTrainedModel:
-        return model
+    def consensus(self) -> None:
+        self.agreed = True
 
 
-def test_the_penalty_of_gates_is_added_once_per_step(tmp_path: Path, uninterrupted: RoleTrainer) -> None:
+def test_the_penalties_of_the_passes_of_a_step_add_up(tmp_path: Path, uninterrupted: RoleTrainer) -> None:
     gates = Constant()
     trainer = make_trainer(tmp_path, make_stream(25, 4), 4, gates=gates)
     trainer.fit()
     assert gates.attached
+    assert gates.agreed
     plain = [row["loss"] for row in uninterrupted.state.log_history if "loss" in row]
     gated = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert gated == pytest.approx([loss + 100 for loss in plain], abs=1e-3)

@@ -9,6 +9,7 @@ from cleave.config.curriculum import CurriculumConfig, ForgettingConfig
 from cleave.config.formats import DEFAULT_FORMATS, DRAWN_FORMATS, Format, TrainedRole
 from cleave.config.judge import JudgeConfig
 from cleave.config.objective import ObjectiveConfig
+from cleave.config.prune import PruneConfig
 from cleave.config.screening import CollectionConfig
 from cleave.config.start import InitConfig, LoraConfig
 from cleave.config.task import TaskConfig
@@ -98,6 +99,8 @@ class DistillConfig(Config):
     """Low-rank adapters; null: all weights are trained."""
     forgetting: ForgettingConfig | None = None
     """Embeddings that are lost early in training; null: none are."""
+    prune: PruneConfig | None = None
+    """What is removed from the model while it is trained; null: nothing."""
     seed: int = 0
     """Seed of the weights and of the data."""
     backend: Literal["inline", "ray"] = "inline"
@@ -160,6 +163,19 @@ class DistillConfig(Config):
             raise ValueError("adapters leave embeddings as they are, so there is nothing to forget; remove lora or forgetting")
         if self.forgetting is not None and self.train.fsdp:
             raise ValueError("forgetting draws whole embeddings, and FSDP shards them; set train.fsdp: false, or remove forgetting")
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_fits(self) -> Self:
+        if self.prune is None:
+            return self
+        if self.lora is not None:
+            raise ValueError("gates cut whole weights, and adapters leave them as they are; remove lora or prune")
+        if self.prune.method != "consensus":
+            return self
+        for name in ("fsdp", "torch_compile", "gradient_checkpointing"):
+            if getattr(self.train, name):
+                raise ValueError(f"gates look into every layer as it runs; set train.{name}: false, or remove prune")
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,1 @@
+"""Structured pruning: gates on units of a decoder that become a smaller plain checkpoint."""
