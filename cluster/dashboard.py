@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cleave.config.submit import parse_address
+from cleave.config.where import parse_address
 from cleave.errors import ConfigError, RoleUnavailable
 
 if TYPE_CHECKING:
@@ -89,4 +89,5 @@ def details(job: Any) -> dict[str, Any]:
         "message": job.message,
         "start_time": job.start_time / 1000 if job.start_time else None,
         "end_time": job.end_time / 1000 if job.end_time else None,
+        "metadata": job.metadata or {},
     }

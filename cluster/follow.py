@@ -1,12 +1,17 @@
-"""Following a job: print its log as it grows, wait for the end, pass the driver's exit code on.
+"""Following a job: print its log as it grows, say how it fares when it is silent, wait for the end, pass the driver's exit code on.
 
-A broken connection to the dashboard is retried, and what was printed is not printed again. Ctrl-C detaches: the job goes on.
+A broken connection to the dashboard is tried again for two minutes, and what was printed is not printed again. Ctrl-C detaches: the
+job goes on.
 """
+
+from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from cleave.console import say
 from cluster.dashboard import ClusterUnavailable, reporting
@@ -14,37 +19,51 @@ from cluster.dashboard import ClusterUnavailable, reporting
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-RECONNECTS = 5
+RECONNECT_WITHIN_S = 120.0
 RECONNECT_S = 2.0
 POLL_S = 0.5
+BEAT_S = 5.0
+SILENT_S = 30.0
+"""Seconds without output after which a line says how the job fares, where stderr is no terminal."""
 INTERRUPTED = 130
 
+T = TypeVar("T")
 
-def follow(client: "JobSubmissionClient", job: str, address: str, to: TextIO | None = None) -> int:
+
+def follow(client: JobSubmissionClient, job: str, address: str, to: TextIO | None = None) -> int:
     """Copy the job's log to `to` (stdout) until it ends. Returns its exit code, or 130 after Ctrl-C, which leaves the job running.
 
     Raises ClusterUnavailable when the dashboard stays away.
     """
+    shown = StatusLine(job, to or sys.stdout)
     try:
-        _copy_log(client, job, address, to or sys.stdout)
+        _copy_log(client, job, address, shown)
         ended = wait(client, job, address)
     except KeyboardInterrupt:
+        shown.clear()
         say(f"detached; the job goes on: `cleave jobs logs {job} --follow` returns to it, `cleave jobs stop {job}` ends it.")
         return INTERRUPTED
+    finally:
+        shown.clear()
     return exit_code(ended)
 
 
-def wait(client: "JobSubmissionClient", job: str, address: str) -> "JobDetails":
-    """Poll until the job has ended and return what the cluster knows about it."""
+def wait(client: JobSubmissionClient, job: str, address: str) -> JobDetails:
+    """Poll until the job has ended and return what the cluster knows about it. Raises ClusterUnavailable."""
+    lost = Lost(job, address)
     while True:
-        with reporting(address):
-            info = client.get_job_info(job)
+        try:
+            info = _asked(address, lambda: client.get_job_info(job))
+        except ClusterUnavailable:
+            lost.again()
+            continue
+        lost.found()
         if info.status.is_terminal():
             return info
         time.sleep(POLL_S)
 
 
-def exit_code(ended: "JobDetails") -> int:
+def exit_code(ended: JobDetails) -> int:
     """The driver's own exit code; 130 for a job that was stopped, 1 for one that never ran. Says on stderr why it is not 0."""
     if ended.status.value == "SUCCEEDED":
         return 0
@@ -61,19 +80,78 @@ def exit_code(ended: "JobDetails") -> int:
     return 128 - code if code < 0 else code or 1
 
 
-def _copy_log(client: "JobSubmissionClient", job: str, address: str, to: TextIO) -> None:
-    printed = failures = 0
-    while True:
-        try:
-            return asyncio.run(_tail(client, job, to, printed_before := printed))
-        except _Cut as cut:
-            printed = cut.printed
-            failures = 0 if printed > printed_before else failures + 1
-        if failures > RECONNECTS:
+class Lost:
+    """A connection that is tried again until patience ends."""
+
+    def __init__(self, job: str, address: str) -> None:
+        self._job, self._address = job, address
+        self._since: float | None = None
+
+    def found(self) -> None:
+        """It is there (again)."""
+        if self._since is not None:
+            say(f"connected to {self._address} again.")
+        self._since = None
+
+    def again(self) -> None:
+        """It broke: wait a moment. Raises ClusterUnavailable after RECONNECT_WITHIN_S."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            say(f"lost the connection to {self._address}; trying again for {RECONNECT_WITHIN_S:.0f} s. The job goes on.")
+        if now - self._since > RECONNECT_WITHIN_S:
             raise ClusterUnavailable(
-                f"lost the connection to {address}; the job may go on: `cleave jobs logs {job} --follow` returns to it."
+                f"lost the connection to {self._address}; the job may go on: `cleave jobs logs {self._job} --follow` returns to it."
             )
         time.sleep(RECONNECT_S)
+
+
+class StatusLine:
+    """The log on `to`, and below it, on stderr, how the job fares: a live line on a terminal, else a line when it changes or is silent."""
+
+    def __init__(self, job: str, to: TextIO) -> None:
+        self._job, self._to = job, to
+        self._live = sys.stderr.isatty()
+        self._begun = self._spoken = time.monotonic()
+        self._state = ""
+
+    def log(self, text: str) -> None:
+        """Print a part of the log."""
+        self.clear()
+        self._to.write(text)
+        self._to.flush()
+        self._spoken = time.monotonic()
+
+    def beat(self, status: str, message: str) -> None:
+        """Say how the job fares."""
+        now = time.monotonic()
+        waiting = status == "PENDING"
+        why = f": {' '.join(message.split())[:160]}" if waiting and message else ""
+        line = f"job {self._job} {status.lower()}, {now - self._begun:.0f} s{why}"
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif (status != self._state and waiting) or now - self._spoken >= SILENT_S:
+            self._spoken = now
+            say(line)
+        self._state = status
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _copy_log(client: JobSubmissionClient, job: str, address: str, shown: StatusLine) -> None:
+    lost, printed = Lost(job, address), 0
+    while True:
+        try:
+            asyncio.run(_tail(client, job, shown, printed, lost))
+            return
+        except _Cut as cut:
+            printed = cut.printed
+        lost.again()
 
 
 class _Cut(Exception):
@@ -84,15 +162,34 @@ class _Cut(Exception):
         self.printed = printed
 
 
-async def _tail(client: "JobSubmissionClient", job: str, to: TextIO, skip: int) -> None:
+async def _tail(client: JobSubmissionClient, job: str, shown: StatusLine, skip: int, lost: Lost) -> None:
     import aiohttp
 
     seen = 0
+    beating = asyncio.create_task(_beat(client, job, shown))
     try:
         async for text in client.tail_job_logs(job):
+            lost.found()
             fresh = text[max(0, skip - seen) :]
             seen += len(text)
-            to.write(fresh)
-            to.flush()
+            if fresh:
+                shown.log(fresh)
     except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
         raise _Cut(max(seen, skip)) from error
+    finally:
+        beating.cancel()
+
+
+async def _beat(client: JobSubmissionClient, job: str, shown: StatusLine) -> None:
+    import requests
+
+    while True:
+        await asyncio.sleep(BEAT_S)
+        with suppress(RuntimeError, ConnectionError, requests.exceptions.RequestException):  # the log's own connection tells
+            info = await asyncio.to_thread(client.get_job_info, job)
+            shown.beat(info.status.value, info.message or "")
+
+
+def _asked(address: str, question: Callable[[], T]) -> T:
+    with reporting(address):
+        return question()

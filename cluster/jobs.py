@@ -1,13 +1,21 @@
-"""`cleave jobs list | logs | stop`: the jobs of a running cluster."""
+"""`cleave jobs list | logs | stop | artifacts`: the jobs of a running cluster, and what they left."""
+
+from __future__ import annotations
 
 import json
 import sys
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cleave.console import print_table
+from cleave.console import print_table, say
+from cleave.errors import ConfigError, StorageError
 from cluster.dashboard import connect, details, reporting
 from cluster.follow import follow
+from cluster.submit import RESULTS
+
+if TYPE_CHECKING:
+    from cleave.runs import RunFolder
 
 
 def list_jobs(address: str, *, as_json: bool = False) -> int:
@@ -45,6 +53,53 @@ def stop_job(job: str, address: str, *, as_json: bool = False) -> int:
     else:
         print(f"{job} {'is asked to stop' if stopped else 'had ended already'}")
     return 0
+
+
+def show_artifacts(job: str, address: str, *, to: Path | None = None, as_json: bool = False) -> int:
+    """List what the job's run keeps, read from here; with `to` copy it there. Raises ConfigError where this machine cannot see it."""
+    client = connect(address)
+    with reporting(address):
+        location = details(client.get_job_info(job))["metadata"].get(RESULTS)
+    if location is None:
+        raise ConfigError(f"job {job} keeps no results that `cleave submit` knows of; `cleave jobs logs {job}` shows what it wrote.")
+    folder = results_of(job, location)
+    names = folder.names(".", recursive=True)
+    if to is not None:
+        copy(folder, to)
+        say(f"copied {len(names)} files of {location} to {to}")
+    if as_json:
+        print(json.dumps({"submission_id": job, "location": location, "files": names}))
+    else:
+        print("\n".join([location, *(f"  {name}" for name in names)]))
+    return 0
+
+
+def results_of(job: str, location: str) -> RunFolder:
+    """The run folder of a job. Raises ConfigError with where it is instead."""
+    from cleave.runs import RunFolder
+
+    if "://" not in location and not location.startswith(("/", "~")):
+        raise ConfigError(f"job {job} wrote to {location} inside its own copy of the tree; set storage_path to a shared path or a URL.")
+    try:
+        return RunFolder.at(location)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the results of job {job} are at {location}, which this machine does not see, or it has none yet; look from a node, or set "
+            "storage_path to a URL."
+        ) from error
+
+
+def copy(folder: RunFolder, to: Path) -> None:
+    """Copy a whole run folder. Raises StorageError."""
+    from pyarrow import fs
+
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(folder.root, str(to.absolute()), source_filesystem=folder.filesystem, destination_filesystem=fs.LocalFileSystem())
+    except OSError as error:
+        raise StorageError(
+            f"cannot copy {folder.location} to {to} ({' '.join(str(error).split())[:200]}); check space and permissions."
+        ) from error
 
 
 def _row(job: dict[str, Any]) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cleave.errors import ConfigError, StorageError
@@ -20,15 +20,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip can hold; every file gets it."""
 
 
-def build_package(folder: Path, target: Path, max_bytes: int = MAX_BYTES) -> int:
-    """Zip `folder` into `target` and return the number of files.
+def build_package(folder: Path, target: Path, max_bytes: int = MAX_BYTES, excludes: Sequence[str] = ()) -> int:
+    """Zip `folder` into `target` and return the number of files; `excludes` are further patterns, as in .gitignore.
 
     Raises ConfigError where the folder is missing or the zip would be larger than `max_bytes`, naming what is large;
     StorageError where `target` cannot be written.
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder at {folder}; --working-dir names the root of the tree to send.")
-    files = chosen_files(folder)
+    files = chosen_files(folder, excludes)
     if not files:
         raise ConfigError(f"{folder} has no file to send once .gitignore and .rayignore are applied.")
     try:
@@ -44,7 +44,7 @@ def build_package(folder: Path, target: Path, max_bytes: int = MAX_BYTES) -> int
     return len(files)
 
 
-def chosen_files(folder: Path) -> list[Path]:
+def chosen_files(folder: Path, excludes: Sequence[str] = ()) -> list[Path]:
     """The regular files under `folder` that a job gets, sorted."""
     # Private to Ray, which is pinned exactly; tests/test_submit.py holds the behaviour that is relied on.
     from ray._private.ray_constants import get_runtime_env_default_excludes
@@ -54,8 +54,8 @@ def chosen_files(folder: Path) -> list[Path]:
     quiet.disabled = True
     root = folder.absolute()
     found: list[Path] = []
-    excludes = [_get_excludes(root, get_runtime_env_default_excludes())]
-    _dir_travel(root, excludes, lambda path: found.append(path) if path.is_file() else None, include_gitignore=True, logger=quiet)
+    left_out = [_get_excludes(root, [*get_runtime_env_default_excludes(), *excludes])]
+    _dir_travel(root, left_out, lambda path: found.append(path) if path.is_file() else None, include_gitignore=True, logger=quiet)
     return sorted(found)
 
 

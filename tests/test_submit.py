@@ -318,6 +318,40 @@ def test_an_evaluation_runs_as_a_job(door: str, cluster: str, root: Path, tiny_m
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cluster_is_examined_before_anything_starts(
+    cluster: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    smoke = ["evaluate", "configs/evaluate/smoke.yaml", "name=examined"]
+    assert cleave(["doctor", smoke[1], f"storage_path={tmp_path}", "--address", cluster, "--json", "--variable", "NOT_THERE"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    found = {one["name"]: one["status"] for one in said["findings"]}
+    assert {name for name, status in found.items() if status == "fail"} == {"variable"}
+    assert {"room", "model", "storage", "clock", "token", "dashboard"} <= set(found)
+    assert said["nodes"][0]["CPU"] == 4
+
+    for wrong, says in (("storage_path=runs", "which Ray deletes"), ("roles.solver.resources.num_replicas=99", "of which")):
+        assert cleave(["submit", "--address", cluster, "--", *smoke, f"storage_path={tmp_path}", wrong]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert "nothing was submitted" in err
+    assert cleave(["submit", "--address", cluster, "--entrypoint-num-cpus", "99", "--", "tasks", "list"]) == 2
+    assert "entrypoint_* (CPU)" in capsys.readouterr().err
+    assert cleave(["jobs", "list", "--address", cluster, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert not [job for job in listed if "doctor" in job["entrypoint"]], "a check is not listed once it has ended"
+
+    where = ["--storage-path", str(tmp_path), "--name", "examined"]
+    assert cleave(["submit", "--skip-doctor", "--address", cluster, *where, "--", *smoke]) == 0
+    capsys.readouterr()
+    assert cleave(["jobs", "artifacts", "examined", "--address", cluster, "--to", str(tmp_path / "copy")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert (tmp_path / "copy" / "traces.parquet").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_token_is_asked_for_and_used(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     token = secrets.token_hex(16)
     monkeypatch.chdir(root)

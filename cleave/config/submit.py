@@ -1,22 +1,14 @@
-"""What `cleave submit` and `cleave jobs` need to know: which cluster, what to send, how to run it."""
+"""What `cleave submit` needs to know: where (a where file and flags over it), what to run, whether to check and to wait."""
 
 import re
-from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from cleave.config.base import Config
+from cleave.config.programs import command_of
+from cleave.config.where import VARIABLE, WhereConfig
+from cleave.config.where import parse_address as parse_address
 
-
-def parse_address(address: str) -> str:
-    """A dashboard address as an http(s) URL without a trailing slash; `host:port` gets `http://`. Raises ValueError."""
-    url = address.strip() if "://" in address else f"http://{address.strip()}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{address!r} is no dashboard address; write http://HOST:8265, the URL of the cluster's dashboard")
-    _ = parts.port  # raises ValueError where it is no number
-    return url.rstrip("/")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def parse_env(pairs: list[str], environment: dict[str, str]) -> dict[str, str]:
@@ -24,7 +16,7 @@ def parse_env(pairs: list[str], environment: dict[str, str]) -> dict[str, str]:
     env: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        if not VARIABLE.fullmatch(key):
             raise ValueError(f"{pair!r} is not of the form KEY=VALUE")
         if not equals and key not in environment:
             raise ValueError(f"{key} is not set here, so there is nothing to pass on; write {key}=VALUE")
@@ -32,32 +24,33 @@ def parse_env(pairs: list[str], environment: dict[str, str]) -> dict[str, str]:
     return env
 
 
-Address = Annotated[str, AfterValidator(parse_address)]
-
-
-class SubmitConfig(Config):
+class SubmitConfig(WhereConfig):
     """One job for a running cluster."""
 
     command: tuple[str, ...] = Field(min_length=1)
     """Words after `cleave`, such as (evaluate, configs/evaluate/demo.yaml); a first word `python` runs the words as they are."""
-    address: Address = "http://127.0.0.1:8265"
-    """URL of the cluster's dashboard."""
     name: str | None = None
     """Submission id, unique on the cluster; None: Ray makes one."""
-    working_dir: str = "."
-    """Folder that is sent along; .gitignore and .rayignore in it are honoured, at most 100 MB when zipped."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables of the job. They are shown in the dashboard: give secrets to the cluster instead."""
-    python: str = "python"
-    """Interpreter on the head's PATH, or its path there."""
-    entrypoint_num_cpus: float = Field(0.0, ge=0)
-    """CPUs reserved for the driver itself; 0: it runs on the head without a reservation."""
+    doctor: bool = True
+    """Examine the cluster with the command's config before anything starts; False: submit at once."""
     wait: bool = True
     """Follow the logs and pass the driver's exit code on; False: return as soon as the job is accepted."""
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        if name is not None and not NAME.fullmatch(name):
             raise ValueError("a job's name has letters, digits, '.', '_' and '-' only, at most 100")
         return name
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command without `--` and `cleave` in front, and with the where file's storage_path over the config's."""
+        words = self.command[1:] if self.command[0] == "--" else self.command
+        words = words[1:] if words[:1] == ("cleave",) else words
+        reads = command_of(words)
+        if self.storage_path is None or reads is None or reads.program == "serve":
+            return words
+        if any(word.startswith("storage_path=") for word in words):
+            return words
+        return (*words, f"storage_path={self.storage_path}")
