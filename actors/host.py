@@ -87,6 +87,7 @@ class RoleHost:
             return reply
         finally:
             self._metrics.call(outcome, time.perf_counter() - start)
+            self._metrics.waiting(0 if self._handle is None else self._handle.stats.waiting)
 
     async def _answer(self, request: Any) -> Any:
         if self._handle is None:
@@ -143,7 +144,8 @@ class HostMetrics:
         self._tokens = Counter("cleave_role_tokens", "Tokens by kind", tag_keys=(*keys, "kind"))
         self._sequences = Histogram("cleave_role_batch_size", "Sequences per batch", boundaries=BATCH_BOUNDARIES, tag_keys=keys)
         self._batched = Gauge("cleave_role_batch_requests", "Requests in the last batch", tag_keys=keys)
-        for metric in (self._calls, self._latency, self._tokens, self._sequences, self._batched):
+        self._waiting = Gauge("cleave_role_waiting", "Requests that wait for a batch", tag_keys=keys)
+        for metric in (self._calls, self._latency, self._tokens, self._sequences, self._batched, self._waiting):
             metric.set_default_tags(tags)
 
     def call(self, outcome: str, seconds: float) -> None:
@@ -154,6 +156,9 @@ class HostMetrics:
         for kind, count in (("prompt", prompt), ("completion", completion)):
             if count:
                 self._tokens.inc(count, tags={"kind": kind})
+
+    def waiting(self, requests: int) -> None:
+        self._waiting.set(requests)
 
     def batch(self, requests: int, sequences: int) -> None:
         self._batched.set(requests)

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cleave.commands import answers, curriculum, drafts, jobs, serving, tasks, training
+from cleave.commands import answers, curriculum, doctor, drafts, jobs, render, serving, tasks, training, tune
 from cleave.commands.arguments import check_arguments
 from cleave.console import say, say_error
 from cleave.errors import CleaveError
@@ -47,9 +47,12 @@ answers.add_to(app)
 training.add_to(app)
 serving.add_to(app)
 jobs.add_to(app)
+doctor.add_to(app)
+render.add_to(app)
 drafts.add_to(app)
 app.add_typer(tasks.tasks_app, name="tasks")
 app.add_typer(curriculum.curriculum_app, name="curriculum")
+app.add_typer(tune.tune_app, name="tune")
 app.add_typer(jobs.jobs_app, name="jobs")
 
 HOW_TO_RESUME = {
@@ -58,6 +61,7 @@ HOW_TO_RESUME = {
     "distill": "run the same command again to go on from the last checkpoint",
     "study": "run the same command again to go on from here",
     "iterate": "run the same command again to go on from here",
+    "tune": "run the same command again to go on from here",
     "submit": "the job goes on; `cleave jobs list` shows it",
 }
 

@@ -1,11 +1,19 @@
-"""How many requests one ingress replica works on at the same time: further ones are refused at once, before they hold memory."""
+"""How many requests one ingress replica works on at the same time: further ones are refused at once, before they hold memory.
+
+Fair between keys: once several keys have asked, the last quarter of the places is kept for those that hold less than their equal share, so
+that no key takes all places. Without keys there is nobody to be fair to.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serve.failures import ApiError
+
+SHARED = 0.75
+"""Share of the places that any key may take."""
 
 
 class Admission:
@@ -13,15 +21,28 @@ class Admission:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.at_work = 0
+        self._holds: Counter[str] = Counter()
+        self._known: set[str] = set()
+
+    @property
+    def at_work(self) -> int:
+        return self._holds.total()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place for the body of the `with`. Raises ApiError 429 when there is none."""
+    def admit(self, key: str = "") -> Iterator[None]:
+        """Hold a place for the body of the `with`. Raises ApiError 429 when there is none for this key."""
+        self._known.add(key)
         if self.at_work >= self.limit:
             raise ApiError(429, f"the server is at work on {self.limit} requests; try again a little later.", "overloaded")
-        self.at_work += 1
+        if self.at_work >= self.limit * SHARED and self._holds[key] >= self.limit / len(self._known):
+            message = (
+                f"{self._holds[key]} requests of this key are at work, and the other places are kept for others; try again a little later."
+            )
+            raise ApiError(429, message, "overloaded")
+        self._holds[key] += 1
         try:
             yield
         finally:
-            self.at_work -= 1
+            self._holds[key] -= 1
+            if not self._holds[key]:
+                del self._holds[key]

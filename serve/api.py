@@ -1,36 +1,57 @@
-"""The HTTP application: routes, health, errors, limits, documentation at /docs. Plain FastAPI over a Service, without Ray.
+"""The HTTP application: routes, health, errors, limits, the page at /, documentation at /docs. Plain FastAPI over a Service, without Ray.
 
-    app = create_app(Service(roles, args.limits), Catalogue.of(args))
+    app = create_app(Service(roles, args.limits), Catalogue.of(args))                    # anybody may ask
+    app = create_app(service, Catalogue.of(args), KeyRing.read(args.keys), ledger)       # a key is needed
 
-Run in a replica by serve/ingress.py. Left out for now: streaming, keys, batches, the page.
+Run in a replica by serve/ingress.py. Left out for now: batches.
 """
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
 
 from cleave import __version__
 from serve import failures
 from serve.body_limit import BodyLimit
 from serve.catalogue import Catalogue
+from serve.departure import Departure
+from serve.gate import Gate
+from serve.keys import KeyRing
+from serve.ledger import Ledger
 from serve.openai_routes import openai_routes
+from serve.page_routes import page_routes
+from serve.role_routes import role_routes
 from serve.service import Service
 from serve.solve_routes import solve_routes
+from serve.text_routes import text_routes
+from serve.trace_routes import trace_routes
+from serve.watch import Watch
 
 DESCRIPTION = (
     "A decomposer splits a problem into sub-questions, a solver answers them, a verifier scores the solutions. "
-    "`/v1/chat/completions` speaks OpenAI's chat API without streaming; `/v1/solve` returns everything that happened."
+    "`/v1/chat/completions` and `/v1/completions` speak OpenAI's API, streams included; `/v1/solve` returns everything that happened."
 )
 
 
-def create_app(service: Service, catalogue: Catalogue) -> FastAPI:
-    """The application over one service."""
+def create_app(service: Service, catalogue: Catalogue, keys: KeyRing | None = None, ledger: Ledger | None = None) -> FastAPI:
+    """The application over one service. With `keys` a request needs one, and `ledger` says what it may still ask for."""
     app = FastAPI(title="Cleave", version=__version__, description=DESCRIPTION)
-    app.add_middleware(BodyLimit, max_bytes=service.limits.max_body_bytes)
+    app.add_middleware(Departure)
+    app.add_middleware(BodyLimit, max_bytes=service.limits.max_body_bytes, timeout_s=service.limits.body_timeout_s)
+    if keys is not None:
+        assert ledger is not None
+        app.add_middleware(Gate, ring=keys, ledger=ledger, retry_after_s=service.limits.retry_after_s)
+    app.add_middleware(Watch, observer=service.observer)
     failures.install(app, service.limits.retry_after_s)
-    app.include_router(openai_routes(service, catalogue))
-    app.include_router(solve_routes(service, catalogue))
+    # The gate asks for the key; this tells the documentation of it.
+    needed = [Depends(HTTPBearer(auto_error=False))] if keys is not None else []
+    routers = (openai_routes(service, catalogue), text_routes(service, catalogue), solve_routes(service, catalogue))
+    for router in (*routers, role_routes(service, catalogue), trace_routes(service)):
+        app.include_router(router, dependencies=needed)
+
+    app.include_router(page_routes())
 
     @app.get("/health", tags=["Health"], summary="The process answers")
     async def health() -> dict[str, str]:

@@ -1,27 +1,36 @@
-"""Refuses request bodies over a limit, as soon as that many bytes have come."""
+"""Refuses request bodies over a limit as soon as that many bytes have come, and bodies that take too long to come."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """ASGI middleware. The route that reads the body gets an HTTPException 413, which the error handlers answer."""
+    """ASGI middleware. The route that reads the body gets an HTTPException 413 or 408, which the error handlers answer."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, self._counted(receive) if scope["type"] == "http" else receive, send)
 
     def _counted(self, receive: Receive) -> Receive:
-        seen = 0
+        seen, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"the body did not come within {self._timeout_s:g} seconds; send it faster.") from error
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
                 raise HTTPException(413, f"the body has more than {self._max_bytes} bytes; ask something shorter.")

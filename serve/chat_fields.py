@@ -1,4 +1,4 @@
-"""The fields of OpenAI's chat route that Cleave knows but cannot act on: accepted where they change nothing, refused elsewhere.
+"""The fields of OpenAI's routes that Cleave knows but cannot act on: accepted where they change nothing, refused elsewhere.
 
 A field is never ignored. Neutral: the value asks for what happens anyway, such as `frequency_penalty: 0`. Labels (`user`,
 `metadata`, …) say who asks and never change a reply. Everything else is refused with 400 and the field's name.
@@ -19,7 +19,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "parallel_tool_calls": (True, False),
@@ -30,20 +29,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "stream": (False,),
-    "stream_options": (),
+    "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 REASONS: Mapping[str, str] = {
-    "stream": "replies are not streamed yet; send `stream: false`",
-    "stream_options": "replies are not streamed yet; leave it out",
-    "logprobs": "a composed answer has no token log-probabilities; leave it out",
-    "top_logprobs": "a composed answer has no token log-probabilities; leave it out",
     "response_format": "replies are plain text; leave it out",
+    "suffix": "text is not inserted before other text; leave it out",
     "tools": "tools are not called; leave them out",
     "functions": "functions are not called; leave them out",
     "reasoning_effort": "choose a `strategy`, `samples` or a `budget` instead",

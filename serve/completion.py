@@ -1,4 +1,4 @@
-"""From traces, or from what one role said, to an OpenAI chat completion.
+"""From traces, or from what one role said, to an OpenAI completion: of a chat, or of plain text.
 
 A choice's text is the chosen solution's, steps and answer line; the bare answer is in the vendor field `cleave`, with the split of
 the cost per role. `usage` adds up every call to every role, samples that were not chosen included.
@@ -17,6 +17,8 @@ from typing import Literal
 
 from cleave.roles import Role
 from cleave.types import Finish, ModelInfo, Trace, Usage
+from serve import logprobs
+from serve.model_calls import Continued, Said, Spoken
 from serve.schema import (
     ChatChoice,
     ChatCompletion,
@@ -28,6 +30,8 @@ from serve.schema import (
     TokenDetails,
 )
 from serve.service import Texts
+from serve.shown import cut
+from serve.text_schema import TextChoice, TextCompletion
 
 FINISH: Mapping[Finish, Literal["stop", "length"]] = {"stop": "stop", "length": "length", "error": "stop", "budget": "length"}
 
@@ -37,7 +41,7 @@ def of_traces(model: str, traces: Sequence[Trace], stop: Sequence[str]) -> ChatC
     first = traces[0]
     usage = reduce(_merge, (trace.usage for trace in traces))
     return ChatCompletion(
-        id=_new_id(),
+        id=new_id("chatcmpl"),
         created=int(time.time()),
         model=model,
         choices=[_withheld(i, trace) or _choice(i, text_of(trace), _finish(trace), stop) for i, trace in enumerate(traces)],
@@ -55,21 +59,68 @@ def of_traces(model: str, traces: Sequence[Trace], stop: Sequence[str]) -> ChatC
 def of_texts(role: Role, replies: Texts, seed: int, stop: Sequence[str]) -> ChatCompletion:
     """One choice per text of a single role."""
     usage: dict[str, Usage] = {role: replies.usage}
+    choices = [_choice(i, text, FINISH[finish], stop) for i, (text, finish) in enumerate(zip(replies.texts, replies.finishes, strict=True))]
     return ChatCompletion(
-        id=_new_id(),
+        id=new_id("chatcmpl"),
         created=int(time.time()),
         model=role,
-        choices=[
-            _choice(i, text, FINISH[finish], stop) for i, (text, finish) in enumerate(zip(replies.texts, replies.finishes, strict=True))
-        ],
+        choices=choices,
         usage=_usage(usage, shown=replies.usage.completion_tokens),
         system_fingerprint=fingerprint({role: replies.model}),
-        cleave=ChatNote(
-            strategy=None,
-            usage=_split(usage),
-            models={role: asdict(replies.model)},
-            choices=[ChoiceNote(index=i, answer=None, confidence=None, seed=seed, plans=[]) for i in range(len(replies.texts))],
-        ),
+        cleave=role_note(role, replies.usage, replies.model, seed, len(choices)),
+    )
+
+
+def of_said(role: Role, said: Said, seed: int, stop: Sequence[str]) -> ChatCompletion:
+    """The same with the tokens of each text."""
+    texts = Texts(tuple(each.text for each in said.texts), tuple(each.finish for each in said.texts), said.usage, said.model)
+    completion = of_texts(role, texts, seed, stop)
+    for choice, spoken in zip(completion.choices, said.texts, strict=True):
+        choice.logprobs = logprobs.of_chat(spoken) if spoken.tokens else None
+    return completion
+
+
+def of_continued(role: Role, continued: Continued, seed: int, alternatives: int | None) -> TextCompletion:
+    """One choice per text that a role's model went on with. `alternatives` None: no tokens are wanted."""
+    usage = _usage({role: continued.usage}, shown=continued.usage.completion_tokens)
+    return TextCompletion(
+        id=new_id("cmpl"),
+        created=int(time.time()),
+        model=role,
+        choices=[text_choice(i, spoken, alternatives) for i, spoken in enumerate(continued.texts)],
+        usage=usage,
+        system_fingerprint=fingerprint({role: continued.model}),
+        cleave=role_note(role, continued.usage, continued.model, seed, len(continued.texts)),
+    )
+
+
+def text_choice(index: int, spoken: Spoken, alternatives: int | None) -> TextChoice:
+    """One choice of a text completion."""
+    tokens = None if alternatives is None else logprobs.of_text(spoken, with_top=alternatives > 0)
+    return TextChoice(index=index, text=spoken.text, logprobs=tokens, finish_reason=FINISH[spoken.finish])
+
+
+def as_text(chat: ChatCompletion) -> TextCompletion:
+    """A chat completion in the form of a text completion. A choice that was withheld has no text."""
+    choices = [TextChoice(index=c.index, text=c.message.content or "", finish_reason=c.finish_reason) for c in chat.choices]
+    return TextCompletion(
+        id=new_id("cmpl"),
+        created=chat.created,
+        model=chat.model,
+        choices=choices,
+        usage=chat.usage,
+        system_fingerprint=chat.system_fingerprint,
+        cleave=chat.cleave,
+    )
+
+
+def role_note(role: Role, usage: Usage, model: ModelInfo, seed: int, choices: int) -> ChatNote:
+    """The vendor field where a single role replied."""
+    return ChatNote(
+        strategy=None,
+        usage=_split({role: usage}),
+        models={role: asdict(model)},
+        choices=[ChoiceNote(index=i, answer=None, confidence=None, seed=seed, plans=[]) for i in range(choices)],
     )
 
 
@@ -77,11 +128,6 @@ def text_of(trace: Trace) -> str:
     """The chosen solution as it was written, without white space around it; its bare answer where there is no text."""
     text = trace.solutions[trace.chosen].text.strip() if trace.chosen is not None else ""
     return text or trace.answer or ""
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
-    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
 def fingerprint(models: Mapping[str, ModelInfo]) -> str:
@@ -139,5 +185,6 @@ def _split(usage: Mapping[str, Usage]) -> dict[str, RoleUsage]:
     return {role: RoleUsage(**asdict(cost)) for role, cost in usage.items()}
 
 
-def _new_id() -> str:
-    return f"chatcmpl-{uuid.uuid4().hex}"
+def new_id(kind: str) -> str:
+    """A name for a reply."""
+    return f"{kind}-{uuid.uuid4().hex}"

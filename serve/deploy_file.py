@@ -19,11 +19,12 @@ from ray.serve.schema import ServeDeploySchema
 
 from cleave.config.base import read_yaml
 from cleave.config.serve import validate_args
+from cleave.config.serve_keys import is_loopback
 from cleave.console import say, say_error
 from cleave.errors import CleaveError, ConfigError
 
 BUILDER = "serve.app:build"
-DEPLOYMENTS = ("Ingress", "Decomposer", "Solver", "Verifier")
+DEPLOYMENTS = ("Ingress", "Decomposer", "Solver", "Verifier", "Ledger")
 
 
 def check_deploy_file(path: str | Path) -> ServeDeploySchema:
@@ -39,7 +40,7 @@ def check_deploy_file(path: str | Path) -> ServeDeploySchema:
         raise ConfigError(f"{where} in {path}: {first['msg'].rstrip('.')}.") from error
     for application in data["applications"]:
         if application["import_path"] == BUILDER:
-            _check_application(application, path)
+            _check_application(application, path, schema.http_options.host)
     return schema
 
 
@@ -77,11 +78,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _check_application(application: Mapping[str, Any], path: str | Path) -> None:
+def _check_application(application: Mapping[str, Any], path: str | Path, host: str) -> None:
     prefix = application.get("route_prefix", "/")
     if prefix is not None and not str(prefix).startswith("/"):
         raise ConfigError(f"route_prefix {prefix!r} in {path} must start with a slash.")
-    validate_args(application.get("args") or {}, source=f"args of {path}")
+    args = validate_args(application.get("args") or {}, source=f"args of {path}")
+    if not args.keys.required and not is_loopback(host):
+        raise ConfigError(f"{path} listens on {host}, which others reach, so keys are needed; set args.keys.env or args.keys.file.")
     for deployment in application.get("deployments") or ():
         if deployment["name"] not in DEPLOYMENTS:
             raise ConfigError(f"{path} overrides the deployment {deployment['name']!r}; ours are {', '.join(DEPLOYMENTS)}.")

@@ -1,4 +1,5 @@
-"""The deployments that host the roles: a role host (actors/host.py) per replica, with our micro-batcher in front of the model.
+"""The deployments that host the roles: a role host (actors/host.py) per replica, with our micro-batcher in front of the model. And the
+one that holds what the ingress replicas share (serve/ledger.py).
 
 Each has its own replicas, resources and queue. A replica whose model cannot be built fails to start, with the reason as its error,
 and is not started again and again. Typed errors travel as values, so they arrive as they left (serve/handle.py raises them).
@@ -7,22 +8,31 @@ Left out: HTTP (serve/ingress.py) and reasoning.
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
 from typing import Any, ClassVar, cast
 
 from ray import serve as ray_serve
 from ray.serve.config import BackpressureConfig
 
+from actors.decomposer import Decomposer as DecomposerRole
 from actors.host import DecomposerHost, RoleHost, SolverHost, VerifierHost
+from actors.solver import Solver as SolverRole
 from cleave.config.roles import RoleConfig
-from cleave.config.serve import LimitsConfig, ServeArgs
-from cleave.errors import CleaveError
+from cleave.config.serve import ServeArgs
+from cleave.errors import CleaveError, ConfigError
 from cleave.roles import Role
 from cleave.types import ModelInfo
+from serve.event_log import log_call
+from serve.ledger import LocalLedger
+from serve.model_calls import Continue, ModelCall, RoleModel, Say
 
 START_ATTEMPTS = 1
 """A model that cannot be loaded will not load the second time either."""
 HEALTH_PERIOD_S = 10.0
 HEALTH_TIMEOUT_S = 30.0
+LEDGER_REQUESTS = 1024
+LEDGER_CPUS = 0.05
 DRAIN_MARGIN_S = 5.0
 """Beyond the longest request, before a replica that shuts down is killed."""
 
@@ -32,20 +42,55 @@ class RoleReplica:
 
     host: ClassVar[type[RoleHost]]
 
-    async def __init__(self, config: RoleConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, config: RoleConfig, logs_calls: bool = False) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._logs_calls = logs_calls
         self._host = cast(Any, self.host(config))
         ready = await self._host.ready()
         if isinstance(ready, CleaveError):
             raise ready
+        self._model = _model_of(self._host._handle.role)
 
     async def __call__(self, request: Any) -> Any:
         """The reply to one request, or the CleaveError that it met."""
-        return await self._host.call(request)
+        start = time.perf_counter()
+        reply = await self._host.call(request)
+        if self._logs_calls:
+            log_call(self.host.role_name, reply, time.perf_counter() - start)
+        return reply
 
     async def info(self) -> ModelInfo | CleaveError:
         """Which weights answer."""
         info: ModelInfo | CleaveError = await self._host.ready()
         return info
+
+    async def ask_model(self, call: ModelCall) -> Any:
+        """What the model behind the role replies (serve/model_calls.py), or the CleaveError that it met."""
+        try:
+            return await self._asked().ask(call)
+        except CleaveError as error:
+            return error
+
+    async def stream_model(self, call: Say | Continue) -> AsyncIterator[Any]:
+        """Pieces of a reply and, at the end, all of it, or the CleaveError that it met."""
+        try:
+            async for item in self._asked().stream(call):
+                yield item
+        except CleaveError as error:
+            yield error
+
+    def _asked(self) -> RoleModel:
+        if self._model is None:
+            raise ConfigError(f"the {self.host.role_name} replies with scores, not with text; ask the solver or the decomposer.")
+        return self._model
+
+
+def _model_of(role: Any) -> RoleModel | None:
+    """The model of a role that speaks."""
+    if not isinstance(role, DecomposerRole | SolverRole):
+        return None
+    from serve.token_model import TokenModel  # imports torch
+
+    return TokenModel(role)
 
 
 @ray_serve.deployment
@@ -69,6 +114,7 @@ class Verifier(RoleReplica):
     host = VerifierHost
 
 
+Ledger: Any = ray_serve.deployment(name="Ledger")(LocalLedger)
 DEPLOYMENTS: dict[Role, Any] = {"decomposer": Decomposer, "solver": Solver, "verifier": Verifier}
 
 
@@ -80,13 +126,21 @@ def bind_roles(args: ServeArgs) -> dict[Role, Any]:
         "verifier": args.roles.verifier,
     }
     return {
-        role: DEPLOYMENTS[role].options(**role_options(config, args.limits)).bind(config)
+        role: DEPLOYMENTS[role].options(**role_options(config, args)).bind(config, args.logs.encoding == "JSON")
         for role, config in wanted.items()
         if config is not None
     }
 
 
-def role_options(config: RoleConfig, limits: LimitsConfig) -> dict[str, Any]:
+def bind_ledger(args: ServeArgs) -> Any:
+    """The deployment of the ledger; None where nothing needs it. Always one replica: its counts are of all requests."""
+    if not args.needs_ledger:
+        return None
+    options = {"num_replicas": 1, "max_ongoing_requests": LEDGER_REQUESTS, "ray_actor_options": {"num_cpus": LEDGER_CPUS}}
+    return Ledger.options(**options, **common_options(args)).bind(args)
+
+
+def role_options(config: RoleConfig, args: ServeArgs) -> dict[str, Any]:
     """Serve's options for a role's deployment."""
     resources = config.resources
     return {
@@ -94,13 +148,15 @@ def role_options(config: RoleConfig, limits: LimitsConfig) -> dict[str, Any]:
         "max_ongoing_requests": resources.max_ongoing_requests,
         # Ray gives the replica OMP_NUM_THREADS = max(1, floor(num_cpus)), the host holds torch to the same.
         "ray_actor_options": {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus},
-        **common_options(limits),
+        **common_options(args),
     }
 
 
-def common_options(limits: LimitsConfig) -> dict[str, Any]:
+def common_options(args: ServeArgs) -> dict[str, Any]:
     """Options of every deployment: refuse with 429 before memory grows, finish what runs, keep the old version until the new one is up."""
+    limits, logs = args.limits, args.logs.model_dump(exclude_none=True)
     return {
+        **({"logging_config": logs} if logs else {}),
         "max_queued_requests": limits.max_queued_requests,
         "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=limits.retry_after_s),
         "graceful_shutdown_timeout_s": limits.request_timeout_s + DRAIN_MARGIN_S,

@@ -22,7 +22,7 @@ from cleave.types import Failure
 
 BUG = "the server failed in a way that it should not; its log has the details."
 RETRYABLE = (429, 503)
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
 NO_OBJECT = ("model_attributes_type", "model_type", "dict_type", "missing")
 
 
@@ -59,7 +59,9 @@ def error_object(error: ApiError) -> dict[str, Any]:
 def error_response(error: ApiError, retry_after_s: int) -> Response:
     """The error reply. `retry_after_s` is the server's default for replies that are worth another try."""
     seconds = error.retry_after_s or (retry_after_s if error.status in RETRYABLE else None)
-    headers = {"Retry-After": str(seconds)} if seconds else None
+    headers = {"Retry-After": str(seconds)} if seconds else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     # Escaped, since an error may quote what no encoding can carry, such as half a surrogate pair.
     return Response(json.dumps(error_object(error)), error.status, headers, media_type="application/json")
 

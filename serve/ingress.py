@@ -20,7 +20,11 @@ from cleave.roles import Role, RoleHandle, Roles
 from serve.api import create_app
 from serve.catalogue import Catalogue
 from serve.deployments import common_options
-from serve.handle import ServeHandle
+from serve.event_log import EventLog
+from serve.handle import LedgerHandle, ServeHandle
+from serve.keys import KeyRing
+from serve.metrics import Metrics
+from serve.observer import Observer, Observers
 from serve.service import Service
 
 HEADROOM = 32
@@ -32,12 +36,26 @@ HEADROOM = 32
 class Ingress:
     """One HTTP replica."""
 
-    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]]) -> None:
+    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]], ledger: DeploymentHandle[Any] | None = None) -> None:
+        """Raises ConfigError for keys that cannot be read."""
         self._args = args
-        self._service = Service(serve_roles(args, handles), args.limits)
+        self._keys = KeyRing.read(args.keys) if args.keys.required else None
+        self._ledger = LedgerHandle(ledger) if ledger is not None else None
+        roles = serve_roles(args, handles)
+        models: dict[Role, Any] = {"decomposer": roles.decomposer, "solver": roles.solver}
+        self._service = Service(roles, args.limits, models, self._ledger if args.traces.max_traces else None, observer_of(args))
+
+    async def current_args(self) -> ServeArgs:
+        """What the application was built from."""
+        return self._args
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, Catalogue.of(self._args))
+        return create_app(self._service, Catalogue.of(self._args), self._keys, self._ledger)
+
+
+def observer_of(args: ServeArgs) -> Observer:
+    """Metrics always, a log where it is wanted."""
+    return Observers((Metrics(), EventLog())) if args.logs.encoding == "JSON" else Metrics()
 
 
 def ingress_options(args: ServeArgs) -> dict[str, Any]:
@@ -46,7 +64,7 @@ def ingress_options(args: ServeArgs) -> dict[str, Any]:
         "num_replicas": args.ingress.num_replicas,
         "max_ongoing_requests": args.limits.max_concurrent_requests + HEADROOM,
         "ray_actor_options": {"num_cpus": args.ingress.num_cpus},
-        **common_options(args.limits),
+        **common_options(args),
     }
 
 

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from cleave.config.reasoning import PLANNED, BudgetConfig, ReasoningConfig
 from cleave.config.serve import LimitsConfig
-from cleave.types import Problem
+from cleave.errors import ParseError
+from cleave.plans import parse_plan
+from cleave.types import Plan, Problem
 from serve.failures import ApiError, refused
 from serve.schema import Budget, Options
 
@@ -61,6 +63,27 @@ def reasoning_of(
     check_fan_out(reasoning.most_samples * choices, limits)
     if options.seed is None and reasoning.is_random:
         return reasoning.model_copy(update={"seed": secrets.randbits(31)})
+    return reasoning
+
+
+def plan_of(text: str | None) -> Plan | None:
+    """The plan that a client wrote, if any. Raises ApiError 400."""
+    if text is None:
+        return None
+    try:
+        return parse_plan(text)
+    except ParseError as error:
+        raise refused(f"plan: {error}", "plan") from error
+
+
+def following(reasoning: ReasoningConfig, plan: Plan) -> ReasoningConfig:
+    """The same way of reasoning along a given plan. Raises ApiError 400 where it cannot."""
+    if reasoning.strategy not in PLANNED:
+        raise refused(f"the strategy {reasoning.strategy} follows no given plan; name static or stepwise, or leave plan out.", "plan")
+    if reasoning.plans > 1:
+        raise refused(f"a given plan is one plan, not {reasoning.plans}; set plans to 1, or leave plan out.", "plans")
+    if reasoning.max_steps is not None and len(plan.steps) > reasoning.max_steps:
+        raise refused(f"the plan has {len(plan.steps)} steps, more than max_steps={reasoning.max_steps}; shorten it.", "plan")
     return reasoning
 
 

@@ -7,7 +7,6 @@ Left out: the application (serve/app.py), and changing one that runs (`serve dep
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ import httpx
 
 from cleave import errors
 from cleave.config.base import dump
-from cleave.config.serve import ServeConfig
+from cleave.config.serve import ServeArgs, ServeConfig
 from cleave.console import say
 from cleave.errors import CleaveError, ConfigError, RoleUnavailable
 
@@ -71,7 +70,7 @@ def connect(config: ServeConfig, started: ExitStack) -> None:
     if address == "local":
         check_port(config.host, config.port)
     try:
-        ray.init(address=address, runtime_env=_tree(address), log_to_driver=False)
+        ray.init(address=address, runtime_env=_environment(config, address), log_to_driver=False)
     except Exception as error:  # Ray raises bare Exceptions when it cannot start or be reached
         said = " ".join(str(error).split()).rstrip(".")
         if address == "local":
@@ -97,16 +96,24 @@ def check_resources(config: ServeConfig) -> None:
     """Raise ConfigError if the cluster cannot hold all replicas, instead of waiting for ever."""
     import ray
 
-    from actors.placement import bundles, preflight
+    from actors.placement import preflight
 
     preflight(config.roles)
-    ingress = config.ingress.num_replicas * config.ingress.num_cpus
-    needed = ingress + sum(bundle.count * bundle.cpus for bundle in bundles(config.roles))
+    needed = needed_cpus(config)
     there = sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     if needed > there:
         raise ConfigError(
             f"roles and ingress need {needed:g} CPU, the cluster has {there:g}; lower ingress.num_cpus or roles.*.resources.num_cpus."
         )
+
+
+def needed_cpus(args: ServeArgs) -> float:
+    """Logical CPUs of all replicas."""
+    from actors.placement import bundles
+    from serve.deployments import LEDGER_CPUS
+
+    ingress = args.ingress.num_replicas * args.ingress.num_cpus
+    return ingress + (LEDGER_CPUS if args.needs_ledger else 0.0) + sum(bundle.count * bundle.cpus for bundle in bundles(args.roles))
 
 
 def start_http(config: ServeConfig, started: ExitStack) -> None:
@@ -148,9 +155,16 @@ def deploy(config: ServeConfig, started: ExitStack) -> None:
         raise ConfigError(
             f"Serve refuses the application: {reason.rstrip('.')}; set route_prefix or application to another one."
         ) from error
+    wait_until_running(config.application)
+
+
+def wait_until_running(application: str) -> None:
+    """Return once every replica is up. Raises what kept one from starting."""
+    from ray import serve as ray_serve
+
     start = said = time.monotonic()
     while True:
-        overview = ray_serve.status().applications.get(config.application)
+        overview = ray_serve.status().applications.get(application)
         state = overview.status.value if overview is not None else "DEPLOYING"
         if state == "RUNNING":
             return
@@ -186,12 +200,11 @@ def announce(config: ServeConfig) -> None:
     if not answers(url):
         say(f"the application runs, but does not answer at {url}: Serve was started with another host or port.")
         return
+    key = "-H 'Authorization: Bearer KEY' " if config.keys.required else ""
     chat = f'{{"model": "{config.name}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
     print(f"{url}  (documentation: {url}/docs)")
     for path, body in (("/v1/solve", f'{{"question": "{QUESTION}"}}'), ("/v1/chat/completions", chat)):
-        print(f"curl {url}{path} -H 'Content-Type: application/json' -d '{body}'", flush=True)
-    if not is_loopback(config.host):
-        say(f"warning: there are no API keys yet; whoever reaches {config.host}:{config.port} can use the models.")
+        print(f"curl {url}{path} {key}-H 'Content-Type: application/json' -d '{body}'", flush=True)
 
 
 def answers(url: str, within_s: float = 10.0) -> bool:
@@ -205,14 +218,6 @@ def answers(url: str, within_s: float = 10.0) -> bool:
             pass
         time.sleep(POLL_S)
     return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def wait_for_signal() -> None:
@@ -240,13 +245,17 @@ def _stop_serve_unless_used() -> None:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _tree(address: str) -> dict[str, Any]:
-    """How replicas find this tree's packages: by path on this machine, sent along to a cluster elsewhere."""
+def _environment(config: ServeConfig, address: str) -> dict[str, Any]:
+    """How replicas find this tree's packages, by path on this machine, sent along to a cluster elsewhere; and the hashed keys, if this
+    machine has them in its environment."""
+    name = config.keys.env
+    keys = {name: os.environ[name]} if name is not None and name in os.environ else {}
     if address == "local":
         path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-        return {"env_vars": {"PYTHONPATH": path}}
+        return {"env_vars": {"PYTHONPATH": path, **keys}}
     # A job has its tree already, and Ray allows only one.
-    return {} if INSIDE_A_JOB in os.environ else {"working_dir": str(ROOT)}
+    tree = {} if INSIDE_A_JOB in os.environ else {"working_dir": str(ROOT)}
+    return {**tree, **({"env_vars": keys} if keys else {})}
 
 
 def _reachable(host: str) -> str:

@@ -1,7 +1,8 @@
 """What travels over HTTP, as strict pydantic models: unknown fields and wrong types are errors, null means absent.
 
-The same models make the OpenAPI document. Left out: fields of OpenAI's chat route that are only accepted at their neutral value
-(serve/chat_fields.py), and what the values mean for a pipeline (serve/request.py, serve/conversation.py).
+The same models make the OpenAPI document. Left out: fields of OpenAI's that are only accepted at their neutral value
+(serve/chat_fields.py), plain text completions (serve/text_schema.py), the single roles' routes (serve/role_schema.py), and what the
+values mean for a pipeline (serve/request.py, serve/conversation.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from cleave.config.reasoning import SelectionName, StrategyName
 from cleave.types import Trace
 from serve.chat_fields import screen
+from serve.logprobs import ChatLogprobs
 
 
 def _unicode(text: str) -> str:
@@ -98,6 +100,11 @@ class SolveBody(Options):
     """A composed pipeline of /v1/models; absent: the default one."""
     n: Count | None = None
     """Solutions sampled."""
+    plan: Text | None = None
+    """The plan to follow, one line `k. question` per sub-question, #j for the answer of sub-question j; the decomposer is not asked. Only
+    with static or stepwise."""
+    stream: bool = False
+    """Send what happens as named server-sent events, the last of them `trace`."""
 
 
 class TextPart(Body):
@@ -114,26 +121,51 @@ class ChatMessage(Body):
     content: Text | list[TextPart]
 
 
-class ChatBody(Options):
-    """OpenAI's chat completion request. Fields of OpenAI's that are not listed are accepted at their neutral value only."""
+class StreamOptions(Body):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = False
+    """A last chunk without choices has the usage."""
+    include_obfuscation: Literal[False] = False
+    """Padding is not added."""
+
+
+class Generation(Options):
+    """What OpenAI's two routes have in common. Fields of theirs that are not listed are accepted at their neutral value only."""
 
     model: Text
     """A composed pipeline or a role of /v1/models."""
-    messages: list[ChatMessage] = Field(min_length=1)
-    """The last one, from the user, is the question; what comes before it is its context."""
     n: Count = 1
     """Choices to return, each reasoned out on its own with the next seed. Solutions per choice are `samples`."""
     stop: Text | list[Text] | None = None
     """The text of a choice ends before the first of these strings."""
-    max_completion_tokens: Count | None = None
-    """Another name of max_tokens."""
     samples: Count | None = None
     """Solutions sampled per choice, to select from."""
+    stream: bool = False
+    """Send the reply as server-sent events while it comes about."""
+    stream_options: StreamOptions | None = None
+    """Only with `stream`."""
+    events: bool = False
+    """Also stream what happens meanwhile (plans, sub-questions, solutions, verdicts, the vote), as chunks without choices that have it in
+    the field `cleave`."""
 
     @model_validator(mode="before")
     @classmethod
     def _screen(cls, data: Any) -> Any:
         return screen(data, frozenset(cls.model_fields)) if isinstance(data, dict) else data
+
+
+class ChatBody(Generation):
+    """OpenAI's chat completion request."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    """The last one, from the user, is the question; what comes before it is its context."""
+    max_completion_tokens: Count | None = None
+    """Another name of max_tokens."""
+    logprobs: bool = False
+    """Log-probabilities of the reply's tokens; of a single role only."""
+    top_logprobs: int = Field(0, ge=0, le=20)
+    """Most likely tokens to report in each place (with logprobs only)."""
 
 
 class ModelNote(BaseModel):
@@ -175,7 +207,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: ReplyMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 

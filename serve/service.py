@@ -7,18 +7,28 @@ cancel; then every call under way is cancelled too. Left out: HTTP (the routes) 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.serve import LimitsConfig
 from cleave.errors import CleaveError, RoleUnavailable
+from cleave.events import Event
 from cleave.reasoning import reason
-from cleave.roles import DecomposeRequest, Role, RoleHandle, Roles, SolveReply, SolveRequest
-from cleave.types import Finish, ModelInfo, Problem, Sampling, Trace, Usage
+from cleave.roles import DecomposeReply, DecomposeRequest, Role, RoleHandle, Roles, SolveRequest, VerifyReply, VerifyRequest
+from cleave.types import Finish, ModelInfo, Plan, Problem, Sampling, Trace, Usage, to_dict
+from serve.account import Account
 from serve.admission import Admission
-from serve.failures import ApiError
+from serve.failures import ApiError, refused
+from serve.given_plan import GivenPlan
+from serve.lease import book, booked, holder
+from serve.ledger import Ledger
+from serve.model_calls import Continue, Continued, ModelCall, Piece, RoleModel, Said, Say, Weigh
+from serve.observer import Observer
+from serve.solvers import Capped, Heard, can_be_heard, heard
 
 READY_WITHIN_S = 2.0
 
@@ -33,21 +43,119 @@ class Texts:
     model: ModelInfo
 
 
-class Service:
-    """The roles behind the limits. One per ingress replica."""
+@dataclass(frozen=True)
+class Listener:
+    """What a caller wants to hear while choice number i is reasoned out: events, and the text of its answer as it grows."""
 
-    def __init__(self, roles: Roles, limits: LimitsConfig) -> None:
+    on_event: Callable[[int, Event], None]
+    on_text: Callable[[int, str], None]
+
+
+class Service:
+    """The roles behind the limits, and the models behind the roles. One per ingress replica."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        limits: LimitsConfig,
+        models: Mapping[Role, RoleModel] | None = None,
+        traces: Ledger | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`models`: the models that can be asked past their roles; `traces`: where traces are kept, None: nowhere; `observer`: who is told
+        of what happens, None: nobody."""
         self.limits = limits
-        self._roles = roles
+        self.observer = observer or Observer()
+        self._traces = traces
+        self._roles = booked(roles)
+        self._models = models or {}
         self._admission = Admission(limits.max_concurrent_requests)
 
-    async def reason(self, problem: Problem, reasoning: ReasoningConfig, *, choices: int = 1, max_tokens: int | None = None) -> list[Trace]:
-        """One trace per choice; choice i uses seed + i. Raises ApiError 429 or 504."""
-        roles = self._roles if max_tokens is None else replace(self._roles, solver=Capped(self._roles.solver, max_tokens))
+    async def reason(
+        self,
+        problems: Sequence[Problem],
+        reasoning: ReasoningConfig,
+        *,
+        choices: int = 1,
+        max_tokens: int | None = None,
+        listener: Listener | None = None,
+        plan: Plan | None = None,
+    ) -> list[Trace]:
+        """The traces of each problem's choices, in order; choice i of a problem uses seed + i. `plan`: the one to follow, None: the
+        decomposer makes one. Raises ApiError 429 or 504."""
         ways = [reasoning.model_copy(update={"seed": reasoning.seed + i}) for i in range(choices)]
+        asked = [(problem, way) for problem in problems for way in ways]
         async with self._at_work(), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(reason(problem, roles, way)) for way in ways]
+            tasks = [group.create_task(self._choice(i, *each, max_tokens, listener, plan)) for i, each in enumerate(asked)]
         return [task.result() for task in tasks]
+
+    async def _choice(
+        self, i: int, problem: Problem, way: ReasoningConfig, max_tokens: int | None, listener: Listener | None, plan: Plan | None
+    ) -> Trace:
+        """One choice, heard if somebody listens."""
+        roles = self._roles if plan is None else replace(self._roles, decomposer=GivenPlan(plan))
+        account = Account(self.observer, streams=listener is not None)
+        if listener is not None and can_be_heard(way) and "solver" in self._models:
+
+            def on_text(text: str) -> None:
+                account.has_text()
+                listener.on_text(i, text)
+
+            roles = replace(roles, solver=Heard(roles.solver, self._models["solver"], on_text))
+        if max_tokens is not None:
+            roles = replace(roles, solver=Capped(roles.solver, max_tokens))
+
+        def on_event(event: Event) -> None:
+            account.note(event)
+            if listener is not None:
+                listener.on_event(i, event)
+
+        trace = await reason(problem, roles, way, on_event=on_event)
+        account.close(trace)
+        return trace
+
+    async def decompose(self, request: DecomposeRequest) -> tuple[DecomposeReply, ModelInfo]:
+        """The decomposer's reply as it is, and whose it is. Raises CleaveError, ApiError 429 or 504."""
+        async with self._at_work():
+            return await self._roles.decomposer(request), await self._roles.decomposer.info()
+
+    async def verify(self, request: VerifyRequest) -> tuple[VerifyReply, ModelInfo]:
+        """The verdicts, and whose they are. A server without a verifier's model has the solver's weigh the texts: solutions that come over
+        HTTP carry no likelihoods."""
+        verifier = self._roles.verifier
+        async with self._at_work():
+            info = await verifier.info() if verifier is not None else None
+            if verifier is not None and info is not None and info.parameters != 0:
+                return await verifier(request), info
+            reply: VerifyReply = await self._model("solver").ask(Weigh(request))
+            book(reply.usage)
+            model = await self._roles.solver.info()
+            return reply, replace(model, name=f"likelihood of {model.name}")
+
+    async def ask_model(self, role: Role, call: ModelCall) -> Any:
+        """What the model behind a role replies. Raises CleaveError, ApiError 400, 429 or 504."""
+        async with self._at_work():
+            reply = await self._model(role).ask(call)
+            book(getattr(reply, "usage", Usage()))
+            return reply
+
+    async def stream_model(self, role: Role, call: Say | Continue, on_piece: Callable[[Piece], None]) -> Said | Continued:
+        """The same, heard while it grows."""
+        async with self._at_work():
+            account = Account(self.observer, streams=True)
+
+            def heard_piece(piece: Piece) -> None:
+                account.has_text()
+                on_piece(piece)
+
+            reply = await heard(self._model(role).stream(call), heard_piece)
+            book(reply.usage)
+            return reply
+
+    def _model(self, role: Role) -> RoleModel:
+        if role not in self._models:
+            raise refused(f"the model behind the {role} cannot be asked here; leave out what needs its tokens.", code="unsupported_field")
+        return self._models[role]
 
     async def ask(self, role: Role, problem: Problem, sampling: Sampling, seed: int) -> Texts:
         """What the decomposer or the solver says to a bare problem. Raises CleaveError, ApiError 429 or 504."""
@@ -62,15 +170,38 @@ class Service:
             solutions = reply.solutions
             return Texts(tuple(s.text for s in solutions), tuple(s.finish for s in solutions), reply.usage, model)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether traces are kept."""
+        return self._traces is not None
+
+    async def keep(self, name: str, traces: Sequence[Trace]) -> None:
+        """Keep the traces of a request for its sender, if that is wanted."""
+        if self._traces is not None:
+            document = json.dumps({"id": name, "traces": [to_dict(trace) for trace in traces]})
+            await self._traces.keep(holder(), name, document)
+
+    async def kept(self, name: str) -> str | None:
+        """What was kept for this sender under the name."""
+        return await self._traces.get(holder(), name) if self._traces is not None else None
+
     async def ready(self) -> Sequence[str]:
         """The roles that do not answer now, each with its reason; empty: ready."""
         handles: dict[str, RoleHandle[object, object] | None] = dict(vars(self._roles))
         asked = [_absent(name, handle) for name, handle in handles.items() if handle is not None]
         return [sentence for sentence in await asyncio.gather(*asked) if sentence]
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.observer.at_work(self._admission.at_work)
+        try:
+            yield
+        finally:
+            self.observer.at_work(self._admission.at_work - 1)
+
     @asynccontextmanager
     async def _at_work(self) -> AsyncIterator[None]:
-        with self._admission.admit():
+        with self._admission.admit(holder()), self._counted():
             try:
                 async with asyncio.timeout(self.limits.request_timeout_s) as clock:
                     yield
@@ -79,20 +210,6 @@ class Service:
                     raise
                 message = f"no answer within {self.limits.request_timeout_s:g} seconds; ask for fewer samples or set a budget."
                 raise ApiError(504, message, "timeout") from error
-
-
-class Capped:
-    """A solver whose replies are at most `max_tokens` long, whatever is asked of it."""
-
-    def __init__(self, solver: RoleHandle[SolveRequest, SolveReply], max_tokens: int) -> None:
-        self._solver, self._max_tokens = solver, max_tokens
-
-    async def __call__(self, request: SolveRequest) -> SolveReply:
-        sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, self._max_tokens))
-        return await self._solver(replace(request, sampling=sampling))
-
-    async def info(self) -> ModelInfo:
-        return await self._solver.info()
 
 
 async def _absent(name: str, handle: RoleHandle[object, object]) -> str:

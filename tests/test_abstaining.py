@@ -21,7 +21,7 @@ from cleave.trace_view import confidence_sentence
 from cleave.traces import ScoredTrace
 from cleave.types import Problem, Solution, Trace, Verdict
 from serve.completion import of_traces
-from serve.openai_routes import _answered
+from serve.generation import answered
 from serve.solve_routes import trace_response
 from tests.puppet import Puppet
 from tests.test_judge import TEXT, Scorer
@@ -107,7 +107,7 @@ async def test_http_says_so_without_an_error_status() -> None:
     assert response.status_code == 200
     body = json.loads(response.body)
     assert (body["answer"], body["error"]["type"]) == (None, "Abstained")
-    reply = of_traces("cleave", [_answered(withheld), await solved(0.9)], [])
+    reply = of_traces("cleave", [answered(withheld), await solved(0.9)], [])
     first, second = (choice.message for choice in reply.choices)
     assert first.content is None
     assert "below abstain_below=0.6" in (first.refusal or "")

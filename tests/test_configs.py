@@ -12,9 +12,12 @@ from cleave.config.distill import DistillConfig
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.iterate import IterateConfig
 from cleave.config.serve import ServeArgs, load_serve, validate_args
+from cleave.config.sparsity import SparsitySearchConfig
 from cleave.config.students import StudentsConfig, load_distill
 from cleave.config.study import StudyConfig
+from cleave.config.tune import CurriculumSearchConfig
 from cleave.config.verifier_study import VerifierStudyConfig, load_study
+from cleave.config.where import WhereConfig, load_where
 from cleave.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +50,8 @@ READERS: dict[str, Callable[[Path], Config]] = {
     "iterate": lambda path: load(IterateConfig, path),
     "serve": read_serve,
     "studies": load_study,
+    "tune": lambda path: load(SparsitySearchConfig if path.stem == "sparsity" else CurriculumSearchConfig, path),
+    "where": load_where,
 }
 
 
@@ -86,7 +91,20 @@ def test_unknown_folder_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [CollectConfig, EvaluateConfig, DistillConfig, ServeArgs, StudentsConfig, StudyConfig, VerifierStudyConfig, IterateConfig]
+    "cls",
+    [
+        CollectConfig,
+        CurriculumSearchConfig,
+        EvaluateConfig,
+        DistillConfig,
+        ServeArgs,
+        SparsitySearchConfig,
+        StudentsConfig,
+        StudyConfig,
+        VerifierStudyConfig,
+        IterateConfig,
+        WhereConfig,
+    ],
 )
 def test_every_field_says_what_it_means(cls: type[Config]) -> None:
     def undocumented(schema: dict[str, object]) -> list[str]:

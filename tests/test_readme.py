@@ -78,6 +78,6 @@ def test_the_architecture_map_names_every_module():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     sections = re.findall(r"### `([\w/]+)/`\n(.*?)(?=\n##|\Z)", text, re.S)
     named = {f"{folder}/{name}" for folder, table in sections for name in re.findall(r"^\| `(\w+\.py)`", table, re.M)}
-    packages = ("cleave", "actors", "pipelines", "serve", "cluster", "bench")
+    packages = ("cleave", "actors", "pipelines", "serve", "tune", "cluster", "bench")
     files = {str(path.relative_to(ROOT)) for package in packages for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"}
     assert named == files

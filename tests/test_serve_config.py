@@ -11,8 +11,9 @@ import yaml
 
 from cleave.config.base import validate
 from cleave.config.serve import ServeArgs, ServeConfig, load_serve, nest
+from cleave.config.serve_keys import is_loopback
 from cleave.errors import ConfigError, DataError, RoleUnavailable
-from serve.run import check_port, is_loopback, main, reason_of
+from serve.run import check_port, main, reason_of
 
 DEPLOY_FILE = {
     "http_options": {"host": "127.0.0.1", "port": 8000},
@@ -76,7 +77,7 @@ def test_bad_arguments_are_one_sentence(data: dict[str, Any], sentence: str) -> 
         validate(ServeArgs, data, "the test")
 
 
-@pytest.mark.parametrize("name", ["local.yaml"])
+@pytest.mark.parametrize("name", ["local.yaml", "guarded.yaml"])
 def test_shipped_config_dry_runs(root: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_serve(root / "configs/serve" / name, ["port=9000"])
     assert main(config, dry_run=True) == 0
@@ -113,6 +114,7 @@ def test_every_file_of_the_folder_is_covered(root: Path) -> None:
         ("applications.0.args.roles.solvr", "hf:x", "'roles.solvr'.*'roles.solver'"),
         ("applications.0.args.limits.max_n", 0, "max_n"),
         ("applications.0.route_prefix", "nope", "route_prefix"),
+        ("http_options.host", "0.0.0.0", "keys are needed"),
         ("applications", 3, "applications"),
     ],
 )

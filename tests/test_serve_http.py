@@ -4,123 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleave.config.serve import ServeArgs
 from cleave.errors import CleaveError, GenerationError, Overloaded, RoleUnavailable
-from cleave.plans import parse_plan
-from cleave.roles import DecomposeReply, DecomposeRequest, Roles, SolveReply, SolveRequest
-from cleave.solutions import parse_solution, render_step
-from cleave.types import ModelInfo, Solution, SolutionStep, Trace, Usage, from_json
-from serve.api import create_app
-from serve.catalogue import Catalogue
-from serve.service import Service
-
-QUESTION = "Tom has 12 apples, buys 7 and eats 2. How many are left?"
-PLAN = "1. How many in all?\n2. How many is #1 less 2?"
-TEXT = "1. 12 + 7 = 19\n2. 19 - 2 = 17\nThe answer is: 17"
-PLAN_COST = Usage(calls=1, prompt_tokens=10, completion_tokens=5, price=0.5)
-SOLVE_COST = Usage(calls=1, prompt_tokens=20, completion_tokens=7, price=0.25)
-
-
-@dataclass
-class Script:
-    """Scripted roles: what they say, fail with or wait for, and what they were asked."""
-
-    text: Callable[[SolveRequest, int], str] = lambda request, sample: TEXT
-    plan: str = PLAN
-    fails: Exception | None = None
-    waits_s: float = 0.0
-    asked: list[Any] = field(default_factory=list)
-    cancelled: int = 0
-
-    async def hear(self, request: Any) -> None:
-        self.asked.append(request)
-        try:
-            await asyncio.sleep(self.waits_s)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if self.fails is not None:
-            raise self.fails
-
-    @property
-    def solved(self) -> list[SolveRequest]:
-        return [request for request in self.asked if isinstance(request, SolveRequest)]
-
-
-class Stage:
-    """Where the current test's script plays: building an application is slow, so tests with the same arguments share one."""
-
-    script: Script
-
-
-@dataclass
-class Decomposes:
-    stage: Stage
-
-    @property
-    def script(self) -> Script:
-        return self.stage.script
-
-    async def __call__(self, request: DecomposeRequest) -> DecomposeReply:
-        await self.script.hear(request)
-        n = request.sampling.n
-        return DecomposeReply((parse_plan(self.script.plan),) * n, (self.script.plan,) * n, PLAN_COST)
-
-    async def info(self) -> ModelInfo:
-        return ModelInfo("scripted-decomposer", "1")
-
-
-@dataclass
-class Solves:
-    stage: Stage
-
-    @property
-    def script(self) -> Script:
-        return self.stage.script
-
-    async def __call__(self, request: SolveRequest) -> SolveReply:
-        await self.script.hear(request)
-        samples = range(request.sampling.n)
-        if request.mode == "step":
-            return SolveReply(tuple(self.step(request) for _ in samples), SOLVE_COST)
-        texts = [self.script.text(request, sample) for sample in samples]
-        return SolveReply(tuple(parse_solution(text, logprob=-0.1, usage=SOLVE_COST) for text in texts), SOLVE_COST)
-
-    def step(self, request: SolveRequest) -> Solution:
-        assert request.plan is not None
-        number = len(request.plan.steps)
-        step = SolutionStep(number, f"= {10 * number}", str(10 * number))
-        return Solution((step,), step.answer, render_step(step), -0.1, SOLVE_COST)
-
-    async def info(self) -> ModelInfo:
-        if isinstance(self.script.fails, RoleUnavailable):
-            raise self.script.fails
-        return ModelInfo("scripted-solver", "7")
-
-
-@cache
-def application(args: str) -> tuple[FastAPI, Stage]:
-    config, stage = ServeArgs.model_validate_json(args), Stage()
-    return create_app(Service(Roles(Decomposes(stage), Solves(stage)), config.limits), Catalogue.of(config)), stage
-
-
-def client_of(script: Script, **args: Any) -> httpx.AsyncClient:
-    app, stage = application(json.dumps(args))
-    stage.script = script
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://cleave/v1")
+from cleave.types import ModelInfo, Trace, from_json
+from tests.serving import PLAN, PLAN_COST, QUESTION, SOLVE_COST, TEXT, Script, chat, check_error, client_of
 
 
 @pytest.fixture
@@ -132,20 +28,6 @@ def script() -> Script:
 async def http(script: Script) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(script) as client:
         yield client
-
-
-def chat(content: Any = QUESTION, **fields: Any) -> dict[str, Any]:
-    return {"model": "cleave", "messages": [{"role": "user", "content": content}], **fields}
-
-
-def check_error(reply: httpx.Response, status: int, code: str, param: str | None = None) -> str:
-    """The reply is OpenAI's error object with this status and code; returns its sentence."""
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["code"], error["param"]) == (code, param)
-    assert "Traceback" not in error["message"]
-    return str(error["message"])
 
 
 # --- what a good request gets ---
@@ -301,8 +183,6 @@ async def test_the_openai_client_understands_replies_and_errors(http: httpx.Asyn
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
-        ({"stream": True}, "unsupported_field", "stream"),
-        ({"stream_options": {"include_usage": True}}, "unsupported_field", "stream_options"),
         ({"logprobs": True}, "unsupported_field", "logprobs"),
         ({"response_format": {"type": "json_object"}}, "unsupported_field", "response_format"),
         ({"tools": [{"type": "function"}]}, "unsupported_field", "tools"),

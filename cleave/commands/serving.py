@@ -1,16 +1,37 @@
-"""`cleave serve`: the composed pipeline behind a URL."""
+"""`cleave serve`: the composed pipeline behind a URL. `cleave serve status`, `promote` and `rollback`: what runs, and changing it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
-from cleave.commands.arguments import DryRun, Overrides, config_or_override
+from cleave.commands.arguments import AsJson, DryRun, Overrides, config_or_override
+
+RUN = "run"
+"""What `cleave serve` alone does."""
 
 
+class ServeCommands(TyperGroup):
+    """A first word that is no command is the config of `run`, so that `cleave serve CONFIG` and `cleave serve --port 9000` work."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = [RUN, *args]
+        return super().parse_args(ctx, args)
+
+
+serve_app = typer.Typer(cls=ServeCommands, help="Serve the pipeline over HTTP.")
+
+RoleName = Annotated[Literal["decomposer", "solver", "verifier"], typer.Argument(metavar="ROLE", help="decomposer, solver or verifier.")]
+Application = Annotated[str, typer.Option("--application", help="Name of the application in Ray Serve.")]
+Cluster = Annotated[str, typer.Option("--address", help="Ray cluster that it runs on; default the one of this machine.")]
+
+
+@serve_app.command(RUN)
 def serve(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file; none: the shipped models.")] = None,
     overrides: Overrides = None,
@@ -18,7 +39,10 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on; default 8000.")] = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Serve the pipeline over HTTP until Ctrl-C: /v1/solve, /v1/chat/completions, /docs."""
+    """Serve the pipeline over HTTP until Ctrl-C: a page at /, /v1/solve, /v1/chat/completions, /docs. `run` may be left out.
+
+    What runs: `cleave serve status`. Another version of a role: `cleave serve promote ROLE MODEL`, back: `cleave serve rollback ROLE`.
+    """
     from cleave.config.serve import load_serve
 
     listen = [f"{key}={json.dumps(value)}" for key, value in (("host", host), ("port", port)) if value is not None]
@@ -28,7 +52,52 @@ def serve(
     return main(resolved, dry_run=dry_run)
 
 
+@serve_app.command("status")
+def serve_status(
+    application: Annotated[str | None, typer.Option("--application", help="One application; default all.")] = None,
+    address: Cluster = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Show what is served, its replicas and which models play the roles; exit code 1 if something does not run."""
+    from serve.status import main
+
+    return main(application=application, address=address, as_json=as_json)
+
+
+@serve_app.command("promote")
+def serve_promote(
+    role: RoleName,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The new version: hf:PATH, reference:NAME or openai:MODEL@URL.")],
+    task: Annotated[list[str], typer.Option("--task", help="Problems with known answers that both versions are asked; may be repeated.")],
+    split: Annotated[str, typer.Option("--split", help="Split of the tasks.")] = "test",
+    problems: Annotated[int, typer.Option("-n", min=1, help="Problems per task.")] = 200,
+    max_nfr: Annotated[float, typer.Option("--max-nfr", help="Most problems that may be lost, in percent.")] = 2.0,
+    min_gain: Annotated[float, typer.Option("--min-gain", help="Least gain in accuracy, in points.")] = 0.0,
+    application: Application = "cleave",
+    address: Cluster = "auto",
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and judge, change nothing.")] = False,
+) -> int:
+    """Put another version of a role in use if it loses few enough problems; exit code 1 and their list if it does not."""
+    from cleave.comparison import Limits
+    from cleave.config.base import validate
+    from cleave.config.workload import TaskShare
+
+    tasks = [validate(TaskShare, {"task": name, "split": split, "problems": problems}, "--task") for name in task]
+    from serve.promote import promote
+
+    limits = Limits(max_nfr / 100, min_gain / 100)
+    return promote(role, model, tasks, limits, application=application, address=address, dry_run=dry_run, as_json=as_json)
+
+
+@serve_app.command("rollback")
+def serve_rollback(role: RoleName, application: Application = "cleave", address: Cluster = "auto") -> int:
+    """Put the version of a role back in use that its last promotion replaced."""
+    from serve.promote import rollback
+
+    return rollback(role, application=application, address=address)
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (serve,):
-        app.command()(command)
+    app.add_typer(serve_app, name="serve")

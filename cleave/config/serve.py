@@ -9,14 +9,15 @@ Left out: the keys of a Ray Serve config file (serve/deploy_file.py checks those
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from cleave.config.base import Config, read_yaml, validate
 from cleave.config.base import load as load_config
 from cleave.config.reasoning import PLANNED, ReasoningConfig, StageStrategy
-from cleave.config.roles import RolesConfig
+from cleave.config.roles import DecomposerConfig, RoleConfig, RolesConfig, VerifierConfig
+from cleave.config.serve_keys import KeysConfig, is_loopback
 from cleave.errors import ConfigError
 from cleave.roles import ROLES
 
@@ -34,8 +35,12 @@ class LimitsConfig(Config):
     """Most solutions that one request may have sampled (samples × choices)."""
     max_tokens: int = Field(4096, ge=1)
     """Most tokens per reply of a model that one request may ask for; the roles' own max_tokens holds as well."""
+    body_timeout_s: float = Field(30.0, gt=0)
+    """Seconds that a request's body may take to arrive; then it is answered with 408."""
     request_timeout_s: float = Field(120.0, gt=0)
     """Seconds after which a request is given up with 504."""
+    heartbeat_s: float = Field(10.0, gt=0)
+    """Seconds after which a stream that has nothing to send gets a comment line, so that nobody takes it for dead."""
     max_concurrent_requests: int = Field(64, ge=1)
     """Requests that one ingress replica works on at the same time; further ones are answered with 429."""
     max_queued_requests: int = Field(256, ge=1)
@@ -53,6 +58,37 @@ class IngressConfig(Config):
     """Logical CPUs per replica."""
 
 
+class TracesConfig(Config):
+    """What /v1/traces/{id} remembers."""
+
+    max_traces: int = Field(0, ge=0)
+    """Requests whose traces are kept, the oldest go first; 0: none. They hold questions and answers; only the key that asked sees them."""
+    max_bytes: int = Field(64_000_000, ge=1)
+    """Bytes that all of them may take."""
+
+
+class LogsConfig(Config):
+    """How replicas log; null: as Ray Serve is set up."""
+
+    encoding: Literal["TEXT", "JSON"] | None = None
+    """JSON: one object per line, with a line of figures per request, problem and call to a role, all with the request's id."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = None
+    """Least severity that is written."""
+    enable_access_log: bool | None = None
+    """Whether Serve writes its own line per request and call."""
+
+
+class RolesBefore(Config):
+    """Roles as they were; null: never promoted."""
+
+    decomposer: DecomposerConfig | None = None
+    """The decomposer."""
+    solver: RoleConfig | None = None
+    """The solver."""
+    verifier: VerifierConfig | None = None
+    """The verifier."""
+
+
 class ServeArgs(Config):
     """The one argument of `serve.app:build`. `args:` of a Ray Serve config file and `key=value` of `serve run` feed it."""
 
@@ -67,6 +103,14 @@ class ServeArgs(Config):
     `reasoning` has stages), as NAME-STRATEGY."""
     limits: LimitsConfig = LimitsConfig()
     """Limits on requests."""
+    keys: KeysConfig = KeysConfig()
+    """Who may ask, and how much."""
+    traces: TracesConfig = TracesConfig()
+    """What is remembered of answered requests."""
+    previous: RolesBefore = RolesBefore()
+    """What the roles were before their last promotions; `cleave serve promote` writes it, `cleave serve rollback` reads it."""
+    logs: LogsConfig = LogsConfig()
+    """What the replicas write into their logs."""
     ingress: IngressConfig = IngressConfig()
     """The HTTP replicas."""
 
@@ -96,6 +140,11 @@ class ServeArgs(Config):
                 raise ValueError(f"the pipeline {name!r} samples {samples} solutions; raise limits.max_n to at least that")
         return self
 
+    @property
+    def needs_ledger(self) -> bool:
+        """Whether the HTTP replicas have something to share: counts of keys, or traces."""
+        return self.keys.required or self.traces.max_traces > 0
+
     def models(self) -> dict[str, ReasoningConfig]:
         """The composed pipelines by model name, the default one first."""
         return {self.name: self.reasoning, **(self.pipelines or self._one_per_strategy())}
@@ -111,7 +160,7 @@ class ServeConfig(ServeArgs):
     """What `cleave serve` reads: the application and where it listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. There are no API keys yet: whoever reaches another address than loopback can use the models."""
+    """Address to listen on. Any other than loopback needs `keys`."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     application: str = "cleave"
@@ -120,6 +169,12 @@ class ServeConfig(ServeArgs):
     """Path under which the routes are found, such as /math; several applications of one cluster need different ones."""
     address: str | None = None
     """Ray cluster to run on, such as auto; None: $RAY_ADDRESS, else a new local one that ends with the command."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not self.keys.required and not is_loopback(self.host):
+            raise ValueError(f"others reach {self.host}, so keys are needed; set keys.env or keys.file, or listen on 127.0.0.1")
+        return self
 
     def args(self) -> ServeArgs:
         """The part that builds the application."""
