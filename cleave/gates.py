@@ -1,7 +1,7 @@
 """The seam of structured pruning: gates that may be attached to a model while it trains. Only the no-op is here.
 
-The trainer calls `attach` once before the first step, adds `penalty` to the loss of each forward pass, calls `consensus` after the last, and `slice`
-whenever it keeps the best weights, which it does only once the gates are final. Gates are in pruning/consensus_gates.py.
+The trainer calls `attach` once before the first step, adds `penalty` to the loss of each forward pass, calls `consensus` after the last,
+and `slice` whenever it keeps the best weights, which it does only once the gates are final. Gates are in pruning/consensus_gates.py.
 """
 
 from __future__ import annotations

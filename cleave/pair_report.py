@@ -14,9 +14,16 @@ TEMPLATE = "pair_report.html.j2"
 
 
 def render(
-    config: StudyConfig, folder: RunFolder, rows: Sequence[PairRow], unit: Unit | None, advice: str, screening: Mapping[str, Any]
+    config: StudyConfig,
+    folder: RunFolder,
+    rows: Sequence[PairRow],
+    unit: Unit | None,
+    advice: str,
+    screening: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Sequence[str]]],
 ) -> str:
-    """The page; `screening` is by student and task what became of the teacher's traces."""
+    """The page; `screening` is by student and task what became of the teacher's traces, `tables` are further ones by title, each with its
+    heading first."""
     from cleave import pair_figures
 
     return page(
@@ -27,6 +34,7 @@ def render(
         everything=EVERYTHING,
         advice=advice,
         screening=screening,
+        tables=tables,
         tasks=sorted({task for row in rows for task in row.by_task}),
         front={row.name for row in pair_figures.pareto_front(rows, unit)} if unit else set(),
         figures={

@@ -23,6 +23,7 @@ from cleave.pair_table import EVERYTHING, Measured, PairRow, PairTable
 from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
 from pipelines import collect, distill, evaluate
 from pipelines.evaluation_summary import points
+from pipelines.sizes import FREEZING_COLUMNS, SIZE_COLUMNS, freezing_lines, size_lines, sizes_of
 
 
 def main(config: StudyConfig, *, dry_run: bool = False, as_json: bool = False) -> int:
@@ -96,8 +97,9 @@ def publish(config: StudyConfig, folder: RunFolder, *, as_json: bool) -> None:
     rows = {row.name: row for row in table.rows()}
     advice = advise({role: rows[name] for role, name in config.advice.items()}, config.tolerance, table.unit)
     figures = [as_figures(row, table.unit) for row in rows.values()]
+    tables = size_tables(config, folder, rows.values(), figures) if config.sizes else {}
     folder.write_lines(METRICS, figures)
-    folder.write_text(REPORT, render(config, folder, list(rows.values()), table.unit, advice, screening(config)))
+    folder.write_text(REPORT, render(config, folder, list(rows.values()), table.unit, advice, screening(config), tables))
     if as_json:
         print(json.dumps({"run": folder.location, "advice": advice, "unit": table.unit, "rows": figures}))
         return
@@ -106,7 +108,23 @@ def publish(config: StudyConfig, folder: RunFolder, *, as_json: bool) -> None:
     tasks = sorted({task for row in rows.values() for task in row.by_task})
     columns = ["row", "n", "seeds", "all", *tasks, "difference", "p", "tokens", "cost", "decomposer", "solver"]
     print_table(columns, lines(rows.values(), tasks), title="Solved, %, and cost relative to the row compared with, %", numbers=columns[1:])
+    for title, (heading, *found) in tables.items():
+        print_table(heading, found, title=title, numbers=heading[2:])
     say(f"results are in {folder.location}/{REPORT}")
+
+
+def size_tables(
+    config: StudyConfig, folder: RunFolder, rows: Iterable[PairRow], figures: Iterable[dict[str, Any]]
+) -> dict[str, list[list[str]]]:
+    """Tables by title, heading first: the sizes of what rows differ in, which are added to their figures, and what gates came to."""
+    sizes = sizes_of(config, folder, checkpoints(config, config.seeds[0]))
+    for one in figures:
+        role, player = config.part(one["row"])
+        one |= {"part": role, "size": sizes[role].get(player)}
+    tables = {"Size of what differs, and share of the baseline's": [SIZE_COLUMNS, *size_lines(config, rows, sizes)]}
+    if gates := list(freezing_lines(config)):
+        tables["Gates when they were frozen, on held-out examples"] = [FREEZING_COLUMNS, *gates]
+    return tables
 
 
 def lines(rows: Iterable[PairRow], tasks: list[str]) -> Iterator[list[str]]:
@@ -161,5 +179,6 @@ def check(config: StudyConfig, *, as_json: bool) -> int:
         print(json.dumps(plan | {"config": config.model_dump(mode="json")}))
     else:
         print(dump(config), end="")
-        say(f"would collect once, train {trainings} times on {tokens:,} tokens in all, and evaluate {rows} times into {config.folder}")
+        first = "collect once, " if config.collect else ""
+        say(f"would {first}train {trainings} times on {tokens:,} tokens in all, and evaluate {rows} times into {config.folder}")
     return 0

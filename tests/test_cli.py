@@ -15,7 +15,7 @@ from cleave.errors import BudgetExceeded, CleaveError, ConfigError, DataError, G
 COMMANDS = ["ask", "evaluate", "cascade", "distill", "serve", "submit", "report", "tasks", "tasks list", "tasks show", "tasks export"]
 COMMANDS += ["jobs", "jobs list", "jobs logs", "jobs stop", "drafts", "ngrams", "ngrams build", "ngrams info", "bench superposition"]
 COMMANDS += ["curriculum", "curriculum rank", "curriculum design", "tune", "tune curriculum", "tune sparsity", "tune predict"]
-COMMANDS += ["doctor", "render", "jobs artifacts"]
+COMMANDS += ["doctor", "render", "jobs artifacts", "serve run", "serve status", "serve promote", "serve rollback"]
 
 
 def run(arguments: Sequence[str | bytes], root: Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":

@@ -379,3 +379,34 @@ async def test_cancelling_a_request_cancels_its_calls(script: Script) -> None:
         with suppress(asyncio.CancelledError):
             await task
     assert script.cancelled == 3
+
+
+# --- the client's own plan ---
+
+
+async def test_a_given_plan_is_followed_and_the_decomposer_is_not_asked(http: httpx.AsyncClient, script: Script) -> None:
+    plan = "1. How many at first?\n2. How many is #1 less 2?"
+    for strategy, calls in (("static", 1), ("stepwise", 2)):
+        script.asked.clear()
+        trace = (await http.post("/solve", json={"question": QUESTION, "strategy": strategy, "plan": plan})).json()
+        assert len(script.asked) == len(script.solved) == calls
+        assert [step["question"] for step in trace["plans"][0]["steps"]] == ["How many at first?", "How many is #1 less 2?"]
+        assert (trace["models"]["decomposer"]["name"], trace["usage"]["decomposer"]["calls"]) == ("given", 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"plan": "1. #1?"}, "plan"),
+        ({"plan": "no numbers"}, "plan"),
+        ({"plan": "\n".join(f"{i}. How?" for i in range(1, 1001))}, "plan"),
+        ({"plan": "1. How?\n2. And?", "max_steps": 1}, "plan"),
+        ({"plan": "1. How?", "strategy": "single"}, "plan"),
+        ({"plan": "1. How?", "plans": 2, "n": 2, "plan_temperature": 1}, "plans"),
+    ],
+)
+async def test_a_plan_that_cannot_be_followed_is_refused(
+    http: httpx.AsyncClient, script: Script, fields: dict[str, Any], param: str
+) -> None:
+    check_error(await http.post("/solve", json={"question": QUESTION, **fields}), 400, "invalid_request", param)
+    assert script.asked == []

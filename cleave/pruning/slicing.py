@@ -6,7 +6,7 @@ biases whose head count no longer divides its width is written as `mistral`, whi
 
     sliced = slice_model(model, choice, Anatomy.of(model, block=32))
 
-Left out: which units go (gating.py, baselines.py), gates (the weights of gates in the model's state are dropped).
+Left out: which units go (consensus_gates.py, baselines.py), gates (the weights of gates in the model's state are dropped).
 """
 
 from __future__ import annotations

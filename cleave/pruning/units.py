@@ -6,7 +6,7 @@ query head. Units of one kind are alike, so their share of a layer is also the s
     anatomy = Anatomy.of(model, block=32)
     anatomy.units["heads"].count, anatomy.units["heads"].width      # per layer; inputs of o_proj that belong to one unit
 
-Left out: which of them go (gating.py, choice.py), and removing them (slicing.py).
+Left out: which of them go (choice.py, consensus_gates.py), and removing them (slicing.py).
 """
 
 from __future__ import annotations
