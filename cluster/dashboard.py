@@ -38,7 +38,18 @@ def connect(address: str) -> "JobSubmissionClient":
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-        return JobSubmissionClient(url)
+        with _no_other_address():
+            return JobSubmissionClient(url)
+
+
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Ray's client takes an address from the environment before the one that it is given; the caller has chosen already."""
+    hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,9 +152,7 @@ def examine_cluster(wanted: Wanted, address: str) -> Examined:
     """Every living node. Raises RoleUnavailable where Ray cannot be reached."""
     from actors.connection import connected
 
-    if address != "auto" or not os.environ.get("RAY_ADDRESS"):  # a job has the address of its own cluster there
-        os.environ["RAY_ADDRESS"] = address
-    with connected():
+    with _address(address), connected():
         import ray
 
         nodes = {f"{node['NodeID'][:8]}@{node['NodeManagerAddress']}": node for node in ray.nodes() if node["Alive"]}
@@ -170,6 +169,21 @@ def examine_cluster(wanted: Wanted, address: str) -> Examined:
             offsets=offsets,
             findings=[*asked.findings, check_token(len(nodes)), check_dashboard()],
         )
+
+
+@contextmanager
+def _address(address: str) -> Iterator[None]:
+    """The cluster that `connected` looks for, as long as the examination takes. Where a job finds its own cluster's, auto leaves it."""
+    before = os.environ.get("RAY_ADDRESS")
+    if address != "auto" or not before:
+        os.environ["RAY_ADDRESS"] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("RAY_ADDRESS", None)
+        else:
+            os.environ["RAY_ADDRESS"] = before
 
 
 def check_token(nodes: int) -> Finding:

@@ -210,6 +210,7 @@ def test_log_is_followed_and_the_exit_code_passed_on(
     cluster: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # which Ray's own client prefers to what it is told
     options = ["--address", cluster, "--name", "three", "--env", "COLOUR=green"]
     assert cleave(["submit", *options, "--", "python", "-c", JOB]) == 3
     assert "tree True green" in capsys.readouterr().out
