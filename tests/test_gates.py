@@ -216,19 +216,24 @@ def test_every_gate_gets_a_gradient_and_frozen_ones_get_zeros() -> None:
         assert all(bool((one == 0).all()) for one in found) == frozen
 
 
+def train_gates(gates: ConsensusGates, model: torch.nn.Module, *, learning_rate: float, inputs: int, steps: int) -> None:
+    """Train the gates alone, on what they add to the loss."""
+    optimizer = torch.optim.Adam(gates.bank.parameters(), learning_rate)
+    ids = torch.randint(1, 40, (inputs, 9), generator=torch.Generator().manual_seed(1))
+    model.train()
+    for step in range(steps):
+        model(ids)
+        gates.penalty(step, inputs).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        optimizer.zero_grad()
+        gates.end_step(step + 1)
+
+
 @pytest.mark.parametrize(("weight", "agrees"), [(3.0, True), (0.0, False)])
 def test_polarization_makes_gates_agree_and_without_it_they_do_not(weight: float, agrees: bool) -> None:
     gates, model = make_gates(PruneConfig(sparsity={"neurons": 0.5}, block=8, polarization=weight, polarization_ramp=(0, 0.1)), steps=100)
     scatter(gates, 0.2)
-    optimizer = torch.optim.Adam(gates.bank.parameters(), 1e-2)
-    ids = torch.randint(1, 40, (16, 9), generator=torch.Generator().manual_seed(1))
-    model.train()
-    for step in range(90):
-        model(ids)
-        gates.penalty(step, 16).backward()  # type: ignore[union-attr]
-        optimizer.step()
-        optimizer.zero_grad()
-        gates.end_step(step + 1)
+    train_gates(gates, model, learning_rate=1e-2, inputs=16, steps=90)
     assert (gates.agreement()["neurons"] > 0.99) == agrees
     gates.consensus()
     assert (gates.agreement()["neurons"] > 0.99) == agrees
@@ -241,15 +246,7 @@ def test_the_free_layout_comes_to_the_target_by_cost(cost: Any) -> None:
         sparsity={"heads": 0.5, "neurons": 0.25}, block=8, layout="free", cost=cost, activity=5.0, sparsity_ramp=(0, 0.2), polarization=0.3
     )
     gates, model = make_gates(config, steps=100)
-    optimizer = torch.optim.Adam(gates.bank.parameters(), 5e-3)
-    ids = torch.randint(1, 40, (8, 9), generator=torch.Generator().manual_seed(1))
-    model.train()
-    for step in range(70):
-        model(ids)
-        gates.penalty(step, 8).backward()  # type: ignore[union-attr]
-        optimizer.step()
-        optimizer.zero_grad()
-        gates.end_step(step + 1)
+    train_gates(gates, model, learning_rate=5e-3, inputs=8, steps=70)
     shares = gates._weights()
     assert sum(shares.values()) == pytest.approx(1)
     kept = sum(shares[kind] * float(gates.bank.ballot(kind).rate.mean()) for kind in shares)

@@ -93,7 +93,7 @@ class Sheet:
 
     def number(self, name: str) -> int:
         """A person's number, 0 for somebody else."""
-        return next((row.number for row in self.rows if row.name == name), 0)
+        return row.number if (row := self.row(name)) else 0
 
     def numbers(self, row: Row) -> list[int]:
         """A row's numbers, in the order of the columns."""
