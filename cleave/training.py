@@ -234,6 +234,12 @@ class RoleTrainer(Trainer):
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The parent calls weights missing that are tied to others and therefore not saved."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
         step = self.state.global_step

@@ -120,6 +120,17 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, uninterrupted:
     torch.testing.assert_close(weights(again), weights(uninterrupted), atol=1e-6, rtol=0)
 
 
+def test_resuming_a_model_with_tied_weights_is_no_reason_to_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", lambda text, *_: warned.append(text))
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, callbacks=[StopAt(4)]).fit()
+    resumed = make_trainer(tmp_path)
+    assert resumed.model.config.tie_word_embeddings
+    assert resumed.fit()
+    assert not [text for text in warned if "missing" in text]
+
+
 def test_a_resumed_stream_gives_the_same_next_batches(tmp_path: Path) -> None:
     stream = make_stream(50, 2)
     batches = iter(stream)
