@@ -17,7 +17,7 @@ export CLEAVE_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean
+.PHONY: help venv demo test test-slow peers check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -42,6 +42,17 @@ test: $(STAMP) ## run the fast tests
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+# Clients whose pins are not ours, each in an environment of its own; the slow tests that need them skip without.
+PEERS := build/venvs
+peers: $(PEERS)/lm-eval/.installed $(PEERS)/schemathesis/.installed ## install lm-eval and schemathesis, as clients of test-slow
+
+$(PEERS)/lm-eval/.installed: REQUIREMENT := lm_eval[api]==0.4.13
+$(PEERS)/schemathesis/.installed: REQUIREMENT := schemathesis==4.32.5
+$(PEERS)/%/.installed:
+	@if [ ! -x $(@D)/bin/python ]; then echo "Creating $(@D) ..." >&2; $(PYTHON) -m venv $(@D); fi
+	@$(@D)/bin/python -m pip -qq --disable-pip-version-check install '$(REQUIREMENT)'
+	@touch $@
 
 check: $(STAMP) ## format, lint, types, layout
 	@$(BIN)/ruff format --check .

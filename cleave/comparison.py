@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cleave.agreement import Agreement
 from cleave.config.evaluate import EvaluateConfig
 from cleave.console import print_table, say
 from cleave.errors import ConfigError
@@ -33,10 +34,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """How much worse an upgrade may be, as shares; None: any amount."""
+    """How much worse, or how different, an upgrade may be, as shares; None: any amount."""
 
     max_nfr: float | None = None
     min_gain: float | None = None
+    max_changed: float | None = None
+
+    def broken_by_agreement(self, agreement: Agreement) -> list[str]:
+        """Which limits are exceeded on requests without a known answer; nothing of none."""
+        broken = []
+        if self.max_nfr is not None and agreement.lost_share > self.max_nfr:
+            broken.append(
+                f"{100 * agreement.lost_share:.1f} % of the requests have no answer any more, at most {100 * self.max_nfr:g} % may"
+            )
+        if self.max_changed is not None and agreement.changed_share > self.max_changed:
+            shares = f"{100 * agreement.changed_share:.1f} % of the requests", f"at most {100 * self.max_changed:g} % may"
+            broken.append(f"{shares[0]} have another answer or none, {shares[1]}")
+        return broken
 
     def broken_by(self, flips: Flips) -> list[str]:
         """Which limits are exceeded, in words."""

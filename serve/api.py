@@ -3,10 +3,16 @@
     app = create_app(Service(roles, args.limits), Catalogue.of(args))                    # anybody may ask
     app = create_app(service, Catalogue.of(args), KeyRing.read(args.keys), ledger)       # a key is needed
 
-Run in a replica by serve/ingress.py. Left out for now: batches.
+Run in a replica by serve/ingress.py.
 """
 
 from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
@@ -14,6 +20,8 @@ from fastapi.security import HTTPBearer
 
 from cleave import __version__
 from serve import failures
+from serve.batch_routes import batch_routes
+from serve.batches import Batches
 from serve.body_limit import BodyLimit
 from serve.catalogue import Catalogue
 from serve.departure import Departure
@@ -33,13 +41,27 @@ DESCRIPTION = (
     "A decomposer splits a problem into sub-questions, a solver answers them, a verifier scores the solutions. "
     "`/v1/chat/completions` and `/v1/completions` speak OpenAI's API, streams included; `/v1/solve` returns everything that happened."
 )
+FILES = "/v1/files"
+FORM_BYTES = 4096
+"""What a form may have around its file."""
+logger = logging.getLogger(__name__)
 
 
-def create_app(service: Service, catalogue: Catalogue, keys: KeyRing | None = None, ledger: Ledger | None = None) -> FastAPI:
-    """The application over one service. With `keys` a request needs one, and `ledger` says what it may still ask for."""
-    app = FastAPI(title="Cleave", version=__version__, description=DESCRIPTION)
+def create_app(
+    service: Service,
+    catalogue: Catalogue,
+    keys: KeyRing | None = None,
+    ledger: Ledger | None = None,
+    batches: Batches | None = None,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+) -> FastAPI:
+    """The application over one service. With `keys` a request needs one, and `ledger` says what it may still ask for. `background`: what
+    runs for as long as the server does."""
+    app = FastAPI(title="Cleave", version=__version__, description=DESCRIPTION, lifespan=_running(background))
     app.add_middleware(Departure)
-    app.add_middleware(BodyLimit, max_bytes=service.limits.max_body_bytes, timeout_s=service.limits.body_timeout_s)
+    larger = {} if batches is None else {FILES: batches.config.max_file_bytes + FORM_BYTES}
+    limits = service.limits
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, larger=larger)
     if keys is not None:
         assert ledger is not None
         app.add_middleware(Gate, ring=keys, ledger=ledger, retry_after_s=service.limits.retry_after_s)
@@ -48,7 +70,7 @@ def create_app(service: Service, catalogue: Catalogue, keys: KeyRing | None = No
     # The gate asks for the key; this tells the documentation of it.
     needed = [Depends(HTTPBearer(auto_error=False))] if keys is not None else []
     routers = (openai_routes(service, catalogue), text_routes(service, catalogue), solve_routes(service, catalogue))
-    for router in (*routers, role_routes(service, catalogue), trace_routes(service)):
+    for router in (*routers, role_routes(service, catalogue), trace_routes(service), batch_routes(batches)):
         app.include_router(router, dependencies=needed)
 
     app.include_router(page_routes())
@@ -67,3 +89,23 @@ def create_app(service: Service, catalogue: Catalogue, keys: KeyRing | None = No
         return JSONResponse({"status": "ready"})
 
     return app
+
+
+def _running(background: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """A lifespan during which all of it runs."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("what runs beside the requests has failed", exc_info=error)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(run()) for run in background]
+        for task in tasks:
+            task.add_done_callback(ended)
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    return lifespan

@@ -15,13 +15,13 @@ from typing import Any
 from ray.serve import Application
 
 from cleave.config.serve import ServeArgs
-from serve.deployments import bind_ledger, bind_roles
+from serve.deployments import bind_batches, bind_ledger, bind_roles
 from serve.ingress import Ingress, ingress_options
 
 
 def build(args: ServeArgs) -> Application:
-    """Ingress → decomposer, solver and, if it has a model, verifier; the ledger, if it is needed. Raises pydantic's
-    ValidationError for unknown or bad arguments."""
+    """Ingress → decomposer, solver and, if it has a model, verifier; the ledger and the store of batches, if they are needed. Raises
+    pydantic's ValidationError for unknown or bad arguments."""
     ingress: Any = Ingress
-    application: Application = ingress.options(**ingress_options(args)).bind(args, bind_roles(args), bind_ledger(args))
+    application: Application = ingress.options(**ingress_options(args)).bind(args, bind_roles(args), bind_ledger(args), bind_batches(args))
     return application

@@ -24,7 +24,7 @@ from cleave.console import say, say_error
 from cleave.errors import CleaveError, ConfigError
 
 BUILDER = "serve.app:build"
-DEPLOYMENTS = ("Ingress", "Decomposer", "Solver", "Verifier", "Ledger")
+DEPLOYMENTS = ("Ingress", "Decomposer", "Solver", "Verifier", "Ledger", "Batches")
 
 
 def check_deploy_file(path: str | Path) -> ServeDeploySchema:

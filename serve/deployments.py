@@ -1,5 +1,5 @@
 """The deployments that host the roles: a role host (actors/host.py) per replica, with our micro-batcher in front of the model. And the
-one that holds what the ingress replicas share (serve/ledger.py).
+ones that hold what the ingress replicas share (serve/ledger.py, serve/batches.py).
 
 Each has its own replicas, resources and queue. A replica whose model cannot be built fails to start, with the reason as its error,
 and is not started again and again. Typed errors travel as values, so they arrive as they left (serve/handle.py raises them).
@@ -23,9 +23,11 @@ from cleave.config.serve import ServeArgs
 from cleave.errors import CleaveError, ConfigError
 from cleave.roles import Role
 from cleave.types import ModelInfo
+from serve.batches import HostedBatches
 from serve.event_log import log_call
 from serve.ledger import LocalLedger
 from serve.model_calls import Continue, ModelCall, RoleModel, Say
+from serve.pins import Answer, Version
 
 START_ATTEMPTS = 1
 """A model that cannot be loaded will not load the second time either."""
@@ -33,6 +35,7 @@ HEALTH_PERIOD_S = 10.0
 HEALTH_TIMEOUT_S = 30.0
 LEDGER_REQUESTS = 1024
 LEDGER_CPUS = 0.05
+BATCHES_CPUS = 0.05
 DRAIN_MARGIN_S = 5.0
 """Beyond the longest request, before a replica that shuts down is killed."""
 
@@ -48,6 +51,7 @@ class RoleReplica:
         ready = await self._host.ready()
         if isinstance(ready, CleaveError):
             raise ready
+        self._version = Version.of(config, ready)
         self._model = _model_of(self._host._handle.role)
 
     async def __call__(self, request: Any) -> Any:
@@ -57,6 +61,12 @@ class RoleReplica:
         if self._logs_calls:
             log_call(self.host.role_name, reply, time.perf_counter() - start)
         return reply
+
+    async def answer(self, request: Any, wanted: Version | None) -> Answer:
+        """The same, and whose it is; nothing where another version is wanted (serve/pins.py)."""
+        if wanted is not None and wanted != self._version:
+            return Answer(self._version, declined=True)
+        return Answer(self._version, await self(request))
 
     async def info(self) -> ModelInfo | CleaveError:
         """Which weights answer."""
@@ -70,8 +80,12 @@ class RoleReplica:
         except CleaveError as error:
             return error
 
-    async def stream_model(self, call: Say | Continue) -> AsyncIterator[Any]:
-        """Pieces of a reply and, at the end, all of it, or the CleaveError that it met."""
+    async def stream_model(self, call: Say | Continue, wanted: Version | None = None) -> AsyncIterator[Any]:
+        """Whose reply it is, then pieces of it and, at the end, all of it, or the CleaveError that it met; nothing more where another
+        version is wanted."""
+        yield self._version
+        if wanted is not None and wanted != self._version:
+            return
         try:
             async for item in self._asked().stream(call):
                 yield item
@@ -115,6 +129,7 @@ class Verifier(RoleReplica):
 
 
 Ledger: Any = ray_serve.deployment(name="Ledger")(LocalLedger)
+Batches: Any = ray_serve.deployment(name="Batches")(HostedBatches)
 DEPLOYMENTS: dict[Role, Any] = {"decomposer": Decomposer, "solver": Solver, "verifier": Verifier}
 
 
@@ -138,6 +153,14 @@ def bind_ledger(args: ServeArgs) -> Any:
         return None
     options = {"num_replicas": 1, "max_ongoing_requests": LEDGER_REQUESTS, "ray_actor_options": {"num_cpus": LEDGER_CPUS}}
     return Ledger.options(**options, **common_options(args)).bind(args)
+
+
+def bind_batches(args: ServeArgs) -> Any:
+    """The deployment of the store of batches; None where there are none. Always one replica: it owns the folder."""
+    if args.batches.folder is None:
+        return None
+    options = {"num_replicas": 1, "max_ongoing_requests": LEDGER_REQUESTS, "ray_actor_options": {"num_cpus": BATCHES_CPUS}}
+    return Batches.options(**options, **common_options(args)).bind(args)
 
 
 def role_options(config: RoleConfig, args: ServeArgs) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The gate in front of all routes but health, documentation and the page: who asks, and whether they still may.
 
-Outermost: a request without a good key costs a hash, whatever its size. What a key asks with POST counts against its limits; the lease
-is given back, with what the request has cost, however the request ends. Without keys in the config there is no gate.
+Outermost: a request without a good key costs a hash, whatever its size. What a key asks with POST, to cancel aside, counts against its
+limits; the lease is given back, with what the request has cost, however the request ends. Without keys in the config there is no gate.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Gate:
         self._app, self._ring, self._ledger, self._retry_after_s = app, ring, ledger, retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _path(scope) in OPEN:
+        if scope["type"] != "http" or path_of(scope) in OPEN:
             await self._app(scope, receive, send)
             return
         try:
             lease = Lease(self._ring.name_of(_authorization(scope)))
-            name = await self._acquire(lease) if scope["method"] == "POST" else None
+            name = await self._acquire(lease) if _spends(scope) else None
         except ApiError as error:
             await error_response(error, self._retry_after_s)(scope, receive, send)
             return
@@ -66,13 +66,18 @@ class Gate:
             logger.exception("the cost of a request of %s (%d tokens) could not be booked", lease.key, lease.tokens)
 
 
+def _spends(scope: Scope) -> bool:
+    """Whether a request counts: what asks for work does, what stops it or looks at it does not."""
+    return bool(scope["method"] == "POST") and not path_of(scope).endswith("/cancel")
+
+
 def _authorization(scope: Scope) -> str | None:
     """The Authorization header; two of them are none."""
     found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
     return found[0] if len(found) == 1 else None
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path below the application's prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) or "/"

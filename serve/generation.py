@@ -62,7 +62,8 @@ def sampling_of(body: Generation, max_tokens: int, stop: list[str]) -> tuple[Sam
     """How a single role draws, and from which seed; what is drawn without a seed gets a fresh one."""
     temperature = body.temperature or 0.0
     seed = body.seed if body.seed is not None else secrets.randbits(31) if temperature else 0
-    return Sampling(max_tokens=max_tokens, temperature=temperature, top_p=body.top_p or 1.0, n=body.n, stop=tuple(stop)), seed
+    top_p, min_p = body.top_p or 1.0, body.min_p or 0.0
+    return Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, min_p=min_p, n=body.n, stop=tuple(stop)), seed
 
 
 def check_stream(body: Generation) -> None:

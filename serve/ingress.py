@@ -16,16 +16,20 @@ from ray.serve.handle import DeploymentHandle
 from actors.local import LocalHandle
 from actors.verifier import build_likelihood
 from cleave.config.serve import ServeArgs
+from cleave.config.serve_keys import is_loopback
+from cleave.errors import ConfigError
 from cleave.roles import Role, RoleHandle, Roles
 from serve.api import create_app
+from serve.batch_worker import BatchWorker
 from serve.catalogue import Catalogue
 from serve.deployments import common_options
 from serve.event_log import EventLog
-from serve.handle import LedgerHandle, ServeHandle
+from serve.handle import BatchesHandle, LedgerHandle, ServeHandle
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.observer import Observer, Observers
 from serve.service import Service
+from serve.tally import Tally
 
 HEADROOM = 32
 """Requests that a replica takes beyond those it works on, to answer them with 429 itself or to report its health."""
@@ -36,21 +40,50 @@ HEADROOM = 32
 class Ingress:
     """One HTTP replica."""
 
-    def __init__(self, args: ServeArgs, handles: Mapping[Role, DeploymentHandle[Any]], ledger: DeploymentHandle[Any] | None = None) -> None:
-        """Raises ConfigError for keys that cannot be read."""
+    def __init__(
+        self,
+        args: ServeArgs,
+        handles: Mapping[Role, DeploymentHandle[Any]],
+        ledger: DeploymentHandle[Any] | None = None,
+        batches: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        """Raises ConfigError for keys that cannot be read, or that are missing where others reach Serve."""
         self._args = args
+        check_guarded(args, host_of_serve())
         self._keys = KeyRing.read(args.keys) if args.keys.required else None
         self._ledger = LedgerHandle(ledger) if ledger is not None else None
+        self._batches = BatchesHandle(batches, args.batches) if batches is not None else None
         roles = serve_roles(args, handles)
+        self._tally = Tally(self._ledger) if args.upgrades.watch_s and self._ledger is not None else None
+        observer = observer_of(args) if self._tally is None else Observers((observer_of(args), self._tally))
         models: dict[Role, Any] = {"decomposer": roles.decomposer, "solver": roles.solver}
-        self._service = Service(roles, args.limits, models, self._ledger if args.traces.max_traces else None, observer_of(args))
+        self._service = Service(roles, args.limits, models, self._ledger if args.traces.max_traces else None, observer)
 
     async def current_args(self) -> ServeArgs:
         """What the application was built from."""
         return self._args
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, Catalogue.of(self._args), self._keys, self._ledger)
+        catalogue, background = Catalogue.of(self._args), [] if self._tally is None else [self._tally.run]
+        if self._batches is not None:
+            inner = create_app(self._service, catalogue)
+            background.append(BatchWorker(self._args, self._batches, inner, self._service.admission, self._ledger).run)
+        return create_app(self._service, catalogue, self._keys, self._ledger, self._batches, background)
+
+
+def check_guarded(args: ServeArgs, host: str | None) -> None:
+    """Raise ConfigError where anybody could ask: `serve run`, `serve deploy` and a Serve that ran before do not check it."""
+    if not args.keys.required and host is not None and not is_loopback(host):
+        raise ConfigError(f"Serve listens on {host}, which others reach, so keys are needed; set keys.env or keys.file, or its host.")
+
+
+def host_of_serve() -> str | None:
+    """Where the proxies listen, as Serve was started; None: there are none. There is no public way to ask it."""
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client()
+    host: str | None = client.http_config.host
+    return host
 
 
 def observer_of(args: ServeArgs) -> Observer:

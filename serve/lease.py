@@ -1,7 +1,7 @@
 """Who asks, and what the request has cost so far: the lease that a request holds while it is worked on.
 
-Set by serve/gate.py around a request, read by serve/service.py, which books every reply of a role as it arrives, so that work that was
-cancelled is paid for as well. Without keys there is no lease and nothing is booked.
+Set by serve/gate.py around a request and by serve/batch_worker.py around one of a batch, read by serve/service.py, which books every reply
+of a role as it arrives, so that work that was cancelled is paid for as well. Without keys there is no lease and nothing is booked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ A = TypeVar("A")
 
 @dataclass
 class Lease:
-    """`key` is a key's name, never the key itself. `tokens`: prompt plus generated ones over all roles."""
+    """`key` is a key's name, never the key itself. `tokens`: prompt plus generated ones over all roles. `borrows`: the request is of a
+    batch and has a place already."""
 
     key: str
     tokens: int = 0
+    borrows: bool = False
 
 
 CURRENT: ContextVar[Lease | None] = ContextVar("lease", default=None)
@@ -32,6 +34,12 @@ def holder() -> str:
     """Name of the key that asks; empty without keys."""
     lease = CURRENT.get()
     return lease.key if lease is not None else ""
+
+
+def borrows() -> bool:
+    """Whether the request under way is of a batch."""
+    lease = CURRENT.get()
+    return lease is not None and lease.borrows
 
 
 def book(usage: Usage) -> None:

@@ -57,6 +57,13 @@ class Limiter:
             account.leases[lease] = now + self._lease_s
         return refusal
 
+    def afford(self, key: str) -> Refusal | None:
+        """Whether a key has tokens left for more, whatever its rate; None: it has."""
+        limits, now = self._config.of(key), self._clock()
+        account = self._account(key, limits, now)
+        self._advance(account, limits, now)
+        return _over_budget(account, limits, now)
+
     def release(self, key: str, lease: str, tokens: int) -> None:
         """End a request, and book what it cost, also where its beginning was forgotten."""
         account = self._account(key, self._config.of(key), self._clock())

@@ -81,13 +81,13 @@ def openai_routes(service: Service, catalogue: Catalogue) -> APIRouter:
         if not body.stream:
             traces = await service.reason([problem], reasoning, choices=body.n, max_tokens=max_tokens)
             completion = of_traces(body.model, [answered(trace) for trace in traces], stop)
-            await service.keep(completion.id, traces)
+            await service.keep(completion.id, traces, reasoning, max_tokens)
             return completion
 
         async def work(put: Put) -> None:
             writer = ChatWriter(put, body.model, include_usage=wants_usage(body), stop=stop)
             traces = await listened(service, writer, body, [problem], reasoning, max_tokens)
-            await service.keep(writer.id, traces)
+            await service.keep(writer.id, traces, reasoning, max_tokens)
             writer.close(of_traces(body.model, traces, stop))
 
         return await event_stream(work, service.limits.heartbeat_s)

@@ -25,6 +25,7 @@ STAGED = (
     "max_steps",
     "temperature",
     "top_p",
+    "min_p",
     "selection",
     "stop_early",
     "samples_per_round",

@@ -110,10 +110,11 @@ def check_resources(config: ServeConfig) -> None:
 def needed_cpus(args: ServeArgs) -> float:
     """Logical CPUs of all replicas."""
     from actors.placement import bundles
-    from serve.deployments import LEDGER_CPUS
+    from serve.deployments import BATCHES_CPUS, LEDGER_CPUS
 
     ingress = args.ingress.num_replicas * args.ingress.num_cpus
-    return ingress + (LEDGER_CPUS if args.needs_ledger else 0.0) + sum(bundle.count * bundle.cpus for bundle in bundles(args.roles))
+    shared = (LEDGER_CPUS if args.needs_ledger else 0.0) + (BATCHES_CPUS if args.batches.folder is not None else 0.0)
+    return ingress + shared + sum(bundle.count * bundle.cpus for bundle in bundles(args.roles))
 
 
 def start_http(config: ServeConfig, started: ExitStack) -> None:

@@ -21,6 +21,7 @@ from cleave.errors import CleaveError, ConfigError
 from cleave.roles import Role
 from serve.app import build
 from serve.deployments import DEPLOYMENTS, role_options
+from serve.handle import LedgerHandle
 from serve.run import wait_until_running
 
 WITHIN_S = 30.0
@@ -67,6 +68,10 @@ class Running:
     def handles(self) -> dict[Role, Any]:
         """A handle for each role that has a model of its own."""
         return {role: ray_serve.get_deployment_handle(DEPLOYMENTS[role].name, self.name) for role in self.args.roles.played()}
+
+    def ledger(self) -> LedgerHandle:
+        """What the ingress replicas share, where the args need one."""
+        return LedgerHandle(ray_serve.get_deployment_handle("Ledger", self.name))
 
     def replace(self, args: ServeArgs) -> None:
         """Go over to other args without a pause. Where they cannot be gone over to, what ran stays, and why is raised."""

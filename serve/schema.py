@@ -72,6 +72,8 @@ class Options(Body):
     """Sampling temperature of the solver; 0 is greedy."""
     top_p: float | None = Field(None, gt=0, le=1)
     """Nucleus of the solver's sampling."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """Least probability of a token that the solver draws, as a share of the most likely one's; not where its model is an endpoint."""
     selection: SelectionName | None = None
     """How the answer is chosen among the solutions: first or majority; by the verifier's scores rr_all, rr_topk, weighted, weighted_topk or
     maj_topn."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.serve import LimitsConfig
@@ -24,13 +24,20 @@ from serve.account import Account
 from serve.admission import Admission
 from serve.failures import ApiError, refused
 from serve.given_plan import GivenPlan
-from serve.lease import book, booked, holder
+from serve.lease import book, booked, borrows, holder
 from serve.ledger import Ledger
 from serve.model_calls import Continue, Continued, ModelCall, Piece, RoleModel, Said, Say, Weigh
 from serve.observer import Observer
+from serve.pins import CURRENT, Pins, pinned
 from serve.solvers import Capped, Heard, can_be_heard, heard
 
 READY_WITHIN_S = 2.0
+BEGINNINGS = 5
+"""Times that a request begins whose roles are replaced meanwhile."""
+BEGIN_PAUSE_S = 0.25
+"""Before the first new beginning; doubles with each one."""
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Service:
         self._traces = traces
         self._roles = booked(roles)
         self._models = models or {}
-        self._admission = Admission(limits.max_concurrent_requests)
+        self.admission = Admission(limits.max_concurrent_requests)
 
     async def reason(
         self,
@@ -82,12 +89,20 @@ class Service:
         plan: Plan | None = None,
     ) -> list[Trace]:
         """The traces of each problem's choices, in order; choice i of a problem uses seed + i. `plan`: the one to follow, None: the
-        decomposer makes one. Raises ApiError 429 or 504."""
+        decomposer makes one. All calls of a role go to one version of it (serve/pins.py). Raises RoleUnavailable, ApiError 429 or 504."""
         ways = [reasoning.model_copy(update={"seed": reasoning.seed + i}) for i in range(choices)]
         asked = [(problem, way) for problem in problems for way in ways]
-        async with self._at_work(), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._choice(i, *each, max_tokens, listener, plan)) for i, each in enumerate(asked)]
-        return [task.result() for task in tasks]
+        async with self._at_work():
+            for attempt in range(BEGINNINGS):
+                with pinned() as pins:
+                    async with asyncio.TaskGroup() as group:
+                        tasks = [group.create_task(self._choice(i, *each, max_tokens, listener, plan)) for i, each in enumerate(asked)]
+                if not pins.mixed:
+                    return [_naming(task.result(), pins) for task in tasks]
+                if pins.is_heard:
+                    break
+                await asyncio.sleep(BEGIN_PAUSE_S * 2**attempt)
+            raise RoleUnavailable("a role was replaced again and again during the request; send it again.")
 
     async def _choice(
         self, i: int, problem: Problem, way: ReasoningConfig, max_tokens: int | None, listener: Listener | None, plan: Plan | None
@@ -95,9 +110,11 @@ class Service:
         """One choice, heard if somebody listens."""
         roles = self._roles if plan is None else replace(self._roles, decomposer=GivenPlan(plan))
         account = Account(self.observer, streams=listener is not None)
+        pins = CURRENT.get() or Pins()
         if listener is not None and can_be_heard(way) and "solver" in self._models:
 
             def on_text(text: str) -> None:
+                pins.is_heard = True
                 account.has_text()
                 listener.on_text(i, text)
 
@@ -106,18 +123,21 @@ class Service:
             roles = replace(roles, solver=Capped(roles.solver, max_tokens))
 
         def on_event(event: Event) -> None:
+            if pins.mixed:
+                return
             account.note(event)
             if listener is not None:
                 listener.on_event(i, event)
 
         trace = await reason(problem, roles, way, on_event=on_event)
-        account.close(trace)
+        if not pins.mixed:
+            account.close(trace)
         return trace
 
     async def decompose(self, request: DecomposeRequest) -> tuple[DecomposeReply, ModelInfo]:
         """The decomposer's reply as it is, and whose it is. Raises CleaveError, ApiError 429 or 504."""
         async with self._at_work():
-            return await self._roles.decomposer(request), await self._roles.decomposer.info()
+            return await _named("decomposer", self._roles.decomposer, request)
 
     async def verify(self, request: VerifyRequest) -> tuple[VerifyReply, ModelInfo]:
         """The verdicts, and whose they are. A server without a verifier's model has the solver's weigh the texts: solutions that come over
@@ -126,7 +146,7 @@ class Service:
         async with self._at_work():
             info = await verifier.info() if verifier is not None else None
             if verifier is not None and info is not None and info.parameters != 0:
-                return await verifier(request), info
+                return await _named("verifier", verifier, request)
             reply: VerifyReply = await self._model("solver").ask(Weigh(request))
             book(reply.usage)
             model = await self._roles.solver.info()
@@ -161,12 +181,10 @@ class Service:
         """What the decomposer or the solver says to a bare problem. Raises CleaveError, ApiError 429 or 504."""
         async with self._at_work():
             if role == "decomposer":
-                model = await self._roles.decomposer.info()
-                plans = await self._roles.decomposer(DecomposeRequest(problem, sampling, seed))
+                plans, model = await _named("decomposer", self._roles.decomposer, DecomposeRequest(problem, sampling, seed))
                 finishes: tuple[Finish, ...] = tuple("stop" for _ in plans.texts)
                 return Texts(plans.texts, finishes, plans.usage, model)
-            model = await self._roles.solver.info()
-            reply = await self._roles.solver(SolveRequest(problem, sampling=sampling, seed=seed))
+            reply, model = await _named("solver", self._roles.solver, SolveRequest(problem, sampling=sampling, seed=seed))
             solutions = reply.solutions
             return Texts(tuple(s.text for s in solutions), tuple(s.finish for s in solutions), reply.usage, model)
 
@@ -175,10 +193,13 @@ class Service:
         """Whether traces are kept."""
         return self._traces is not None
 
-    async def keep(self, name: str, traces: Sequence[Trace]) -> None:
-        """Keep the traces of a request for its sender, if that is wanted."""
+    async def keep(
+        self, name: str, traces: Sequence[Trace], reasoning: ReasoningConfig, max_tokens: int | None = None, *, has_plan: bool = False
+    ) -> None:
+        """Keep the traces of a request for its sender, and how it was asked for, if that is wanted. `has_plan`: along the sender's own."""
         if self._traces is not None:
-            document = json.dumps({"id": name, "traces": [to_dict(trace) for trace in traces]})
+            asked = {"reasoning": reasoning.model_dump(mode="json"), "max_tokens": max_tokens, "plan": has_plan}
+            document = json.dumps({"id": name, "traces": [to_dict(trace) for trace in traces], "asked": asked})
             await self._traces.keep(holder(), name, document)
 
     async def kept(self, name: str) -> str | None:
@@ -192,16 +213,17 @@ class Service:
         return [sentence for sentence in await asyncio.gather(*asked) if sentence]
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.observer.at_work(self._admission.at_work)
-        try:
-            yield
-        finally:
-            self.observer.at_work(self._admission.at_work - 1)
+    def _place(self) -> Iterator[None]:
+        with self.admission.admit(holder()):
+            self.observer.at_work(self.admission.at_work)
+            try:
+                yield
+            finally:
+                self.observer.at_work(self.admission.at_work - 1)
 
     @asynccontextmanager
     async def _at_work(self) -> AsyncIterator[None]:
-        with self._admission.admit(holder()), self._counted():
+        with nullcontext() if borrows() else self._place():
             try:
                 async with asyncio.timeout(self.limits.request_timeout_s) as clock:
                     yield
@@ -210,6 +232,18 @@ class Service:
                     raise
                 message = f"no answer within {self.limits.request_timeout_s:g} seconds; ask for fewer samples or set a budget."
                 raise ApiError(504, message, "timeout") from error
+
+
+async def _named(role: Role, handle: RoleHandle[Q, A], request: Q) -> tuple[A, ModelInfo]:
+    """A reply, and whose it is."""
+    with pinned() as pins:
+        reply = await handle(request)
+    return reply, pins.models.get(role) or await handle.info()
+
+
+def _naming(trace: Trace, pins: Pins) -> Trace:
+    """The trace with the models that have answered: what the loop noted at its beginning can be what was there before."""
+    return replace(trace, models={**trace.models, **pins.models})
 
 
 async def _absent(name: str, handle: RoleHandle[object, object]) -> str:

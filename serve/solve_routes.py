@@ -75,7 +75,7 @@ def solve_routes(service: Service, catalogue: Catalogue) -> APIRouter:
                 listener = Listener(lambda _, event: put((event.event, event.to_dict())), lambda _, text: put(("text", {"text": text})))
                 (trace,) = await service.reason([problem], reasoning, max_tokens=max_tokens, listener=listener, plan=plan)
                 name = new_id("trace")
-                await service.keep(name, [trace])
+                await service.keep(name, [trace], reasoning, max_tokens, has_plan=plan is not None)
                 put(("trace", to_dict(trace)))
                 if service.keeps:
                     put(("trace_id", {"id": name}))
@@ -85,7 +85,7 @@ def solve_routes(service: Service, catalogue: Catalogue) -> APIRouter:
         response = trace_response(trace, service.limits.retry_after_s)
         if service.keeps:
             response.headers[TRACE_ID] = name = new_id("trace")
-            await service.keep(name, [trace])
+            await service.keep(name, [trace], reasoning, max_tokens, has_plan=plan is not None)
         return response
 
     return router

@@ -102,13 +102,13 @@ async def _of_pipeline(service: Service, catalogue: Catalogue, body: TextBody) -
     if not body.stream:
         traces = [answered(trace) for trace in await service.reason(problems, reasoning, choices=body.n, max_tokens=max_tokens)]
         completion = as_text(of_traces(body.model, traces, stop))
-        await service.keep(completion.id, traces)
+        await service.keep(completion.id, traces, reasoning, max_tokens)
         return completion
 
     async def work(put: Put) -> None:
         writer = TextWriter(put, body.model, include_usage=wants_usage(body), stop=stop)
         traces = await listened(service, writer, body, problems, reasoning, max_tokens)
-        await service.keep(writer.id, traces)
+        await service.keep(writer.id, traces, reasoning, max_tokens)
         writer.close(as_text(of_traces(body.model, traces, stop)))
 
     return await event_stream(work, service.limits.heartbeat_s)

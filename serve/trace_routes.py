@@ -20,10 +20,11 @@ TRACE_ID = "X-Trace-Id"
 
 
 class TracesReply(BaseModel):
-    """What happened: one trace per choice."""
+    """What happened: one trace per choice, and how they were asked for."""
 
     id: str
     traces: list[Trace]
+    asked: dict[str, Any]
 
 
 def trace_routes(service: Service) -> APIRouter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ from cleave.config.serve import ServeArgs, ServeConfig
 from cleave.config.workload import TaskShare
 from cleave.errors import ConfigError
 from serve import status
-from serve.promote import demoted, promote, promoted
+from serve.promote import demoted, promote, promoted, rollback
+from serve.recorded import Replay
 from serve.run import main
 
 QUESTIONS = [f"Tom has {i} apples and buys 7. How many are there?" for i in range(1, 7)]
+WHO = "Who answers each step of this?"
+STEPS = "\n".join(["1. Who?", *(f"{i}. Who after #{i - 1}?" for i in range(2, 7))])
 NAME = "upgraded"
 
 
@@ -73,7 +78,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 
 class Endpoint:
-    """Completions of three models: `old` and `better` are right, `worse` is wrong on every third question."""
+    """Completions of several models: all are right, but `worse` is wrong on every third question, and `broken` fails once told to."""
 
     def __init__(self) -> None:
         app = FastAPI()
@@ -82,8 +87,19 @@ class Endpoint:
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self.broken = False
+
+    def break_once_in_use(self, url: str) -> None:
+        wait_until(lambda: solver_of(url) == "broken", within_s=200)
+        self.broken = True
 
     async def complete(self, body: dict[str, Any]) -> Any:
+        if WHO in body["prompt"]:
+            await asyncio.sleep(0.1)
+            choice = {"text": f"by {body['model']} = 10\n", "finish_reason": "stop", "logprobs": {"token_logprobs": [-0.5]}}
+            return {"choices": [choice], "usage": {"prompt_tokens": 11, "completion_tokens": 6}}
+        if body["model"] == "broken" and self.broken:
+            return {"choices": []}
         first = next(i for i, question in enumerate(QUESTIONS, start=1) if question in body["prompt"])
         total = first + 7 + (body["model"] == "worse" and first % 3 == 0)
         text = "1. How many in all?\n" if body["prompt"].endswith("Plan:\n") else f"1. {first} + 7 = {total}\nThe answer is: {total}\n"
@@ -94,16 +110,18 @@ class Endpoint:
 class Load:
     """Asks again and again, and remembers every reply."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.ends = url, threading.Event()
+    def __init__(self, url: str, **body: Any) -> None:
+        self.url, self.ends, self.body = url, threading.Event(), {"question": QUESTIONS[2], **body}
         self.replies: list[tuple[int, str | None, str | None]] = []
+        self.steps: list[set[str]] = []
         self.thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
         while not self.ends.is_set():
-            reply = httpx.post(self.url, json={"question": QUESTIONS[2]}, timeout=60)
+            reply = httpx.post(self.url, json=self.body, timeout=60)
             trace = reply.json()
             self.replies.append((reply.status_code, trace.get("answer"), name_of(trace)))
+            self.steps.append({step["text"] for solution in trace["solutions"] for step in solution["steps"]})
 
     def __enter__(self) -> Load:
         self.thread.start()
@@ -132,7 +150,7 @@ def url(ray_session: None, endpoint: Endpoint) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = {"application": NAME, "port": port, "logs": {"encoding": "JSON"}, "ingress": {"num_cpus": 0.1}}
+    options = {"application": NAME, "port": port, "logs": {"encoding": "JSON"}, "ingress": {"num_cpus": 0.1}, "traces": {"max_traces": 100}}
     assert main(ServeConfig.model_validate({"roles": {"decomposer": role, "solver": role}, **options}), blocking=False) == 0
     yield f"http://127.0.0.1:{port}/v1/solve"
     ray_serve.shutdown()
@@ -198,6 +216,53 @@ def test_a_promotion_and_the_way_back_lose_no_request(url: str, endpoint: Endpoi
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_no_answer_is_of_two_versions(url: str, endpoint: Endpoint, task: TaskShare) -> None:
+    """Requests of six calls each, at any time during a promotion and the way back."""
+    loads = [Load(url, question=WHO, strategy="stepwise", plan=STEPS) for _ in range(3)]
+    with ExitStack() as stack:
+        for load in loads:
+            stack.enter_context(load)
+        assert to(endpoint, "better", task) == 0
+        assert rollback("solver", application=NAME, address="auto") == 0
+    replies = [each for load in loads for each in load.replies]
+    assert {(code, answer) for code, answer, _ in replies} == {(200, "10")}
+    assert {name for _, _, name in replies} == {"old", "better"}
+    for load in loads:
+        assert load.steps == [{f"by {name} = 10"} for _, _, name in load.replies]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_shadow_and_recorded_requests_decide_too(
+    url: str, endpoint: Endpoint, task: TaskShare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits, model = Limits(max_nfr=0.02, max_changed=0.0), f"openai:worse@{endpoint.url}"
+    for question in QUESTIONS[:2]:
+        httpx.post(url, json={"question": question}, timeout=60)
+    options: dict[str, Any] = {"application": NAME, "address": "auto", "dry_run": True, "as_json": True}
+    assert promote("solver", model, [], limits, wanted=Replay(recorded=2), **options) == 0
+    assert json.loads(capsys.readouterr().out)["requests"]["same"] == 2
+    with Load(url):
+        assert promote("solver", model, [], limits, wanted=Replay(shadow=1.0, seconds=5), **options) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["requests"]["changed"] == told["requests"]["n"] > 0
+    assert {pair["new"] for pair in told["requests"]["differing"]} == {"11"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_failures_after_a_promotion_take_the_way_back(url: str, endpoint: Endpoint, task: TaskShare) -> None:
+    """`broken` is right until it is in use."""
+    with Load(url) as load:
+        threading.Thread(target=endpoint.break_once_in_use, args=(url,), daemon=True).start()
+        assert to(endpoint, "broken", task, watch_s=60.0) == 1
+    assert {code for code, _, _ in load.replies} == {200, 502}
+    wait_until(lambda: solver_of(url) == "old")
+    assert httpx.post(url, json={"question": QUESTIONS[0]}, timeout=60).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_version_that_does_not_start_changes_nothing(url: str, task: TaskShare) -> None:
     with pytest.raises(ConfigError, match="Solver cannot start"):
         promote("solver", "hf:/no/such/folder", [task], Limits(), application=NAME, address="auto")
@@ -213,7 +278,7 @@ def test_status_shows_deployments_and_roles(url: str, endpoint: Endpoint, capsys
     page = httpx.get(url.removesuffix("v1/solve"), timeout=60)
     assert (page.status_code, "Content-Security-Policy" in page.headers) == (200, True)
     assert {name: part["replicas"] for name, part in found["deployments"].items()} == {
-        name: {"RUNNING": 1} for name in ("Ingress", "Decomposer", "Solver")
+        name: {"RUNNING": 1} for name in ("Ingress", "Decomposer", "Solver", "Ledger")
     }
     assert found["roles"]["decomposer"] == {"model": f"openai:old@{endpoint.url}", "before": None}
     with pytest.raises(ConfigError, match="no application 'other'"):

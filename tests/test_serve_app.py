@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -28,6 +30,7 @@ PLAN = "1. How many in all?\n2. How many is #1 less 2?\n"
 SOLUTION = "1. 12 + 7 = 19\n2. 19 - 2 = 17\nThe answer is: 17\n"
 SLOWLY = "Slowly, how many?"
 FAIL = "Fail, how many?"
+BATCHED = "asked for a batch"
 KEY, SLOW_KEY = "sk-test-all", "sk-test-slow"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -55,6 +58,8 @@ class Endpoint:
             while not await request.is_disconnected():
                 await asyncio.sleep(0.02)
             self.left += 1
+        if BATCHED in body["prompt"]:
+            await asyncio.sleep(0.2)
         if FAIL in body["prompt"]:
             return {"choices": []}
         text = PLAN if body["prompt"].endswith("Plan:\n") else SOLUTION
@@ -106,9 +111,10 @@ def url(ray_session: None, endpoint: Endpoint, tmp_path_factory: pytest.TempPath
     limits = {"slow": {"requests_per_minute": 1}}
     config = config_of(
         endpoint,
-        limits={"max_concurrent_requests": 2},
+        limits={"max_concurrent_requests": 2, "request_timeout_s": 60},
         keys={"file": str(keys), "limits": limits},
         traces={"max_traces": 10},
+        batches={"folder": str(tmp_path_factory.mktemp("batches"))},
         ingress={"num_cpus": 0.2},
     )
     assert main(config, blocking=False) == 0
@@ -232,6 +238,68 @@ def asking(url: str, path: str, body: dict[str, Any]) -> Iterator[None]:
         lines += ["Content-Type: application/json", f"Content-Length: {len(content)}", "", ""]
         connection.sendall(("\r\n".join(lines) + content).encode())
         yield
+
+
+@pytest.mark.ray
+def test_a_batch_over_serve(client: openai.OpenAI) -> None:
+    body = {"model": "cleave", "messages": [{"role": "user", "content": QUESTION}]}
+    row = {"custom_id": "mine", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(row).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    wait_until(lambda: client.batches.retrieve(batch.id).status == "completed")
+    output = client.batches.retrieve(batch.id).output_file_id
+    assert output is not None
+    reply = json.loads(client.files.content(output).text)
+    assert (reply["custom_id"], reply["response"]["body"]["choices"][0]["message"]["content"]) == ("mine", SOLUTION.strip())
+    with pytest.raises(openai.NotFoundError):
+        client.with_options(api_key=SLOW_KEY).batches.retrieve(batch.id)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_batch_survives_the_replicas(url: str, client: openai.OpenAI, endpoint: Endpoint) -> None:
+    """The ingress replica and the store's are killed while it is worked on."""
+    questions = [f"What is {i} + 1, {BATCHED}?" for i in range(40)]
+    rows = [
+        {"custom_id": q, "method": "POST", "url": "/v1/chat/completions", "body": {"model": "cleave-direct", "messages": [user(q)]}}
+        for q in questions
+    ]
+    file = client.files.create(file=("in.jsonl", "\n".join(map(json.dumps, rows)).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+
+    def asked() -> list[str]:
+        return [q for body in endpoint.asked for q in questions if q in body["prompt"]]
+
+    wait_until(lambda: len(asked()) > 5)
+    for name in ("Ingress", "Batches"):
+        os.kill(pid_of(name), signal.SIGKILL)
+    wait_until(lambda: finished(url, batch.id), within_s=200)
+    done = client.batches.retrieve(batch.id)
+    assert done.request_counts is not None
+    assert (done.status, done.request_counts.completed) == ("completed", len(questions))
+    assert sorted(set(asked())) == sorted(questions)
+    assert len(asked()) <= len(questions) + 2 * 4  # at most what was in flight
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def finished(url: str, batch: str) -> bool:
+    """Whether a batch is done; False also while nothing answers."""
+    try:
+        reply = httpx.get(f"{url}/batches/{batch}", timeout=10, headers=HEADERS)
+    except httpx.HTTPError:
+        return False
+    return reply.status_code == 200 and reply.json()["status"] == "completed"
+
+
+def pid_of(deployment: str) -> int:
+    from ray.serve.context import _get_global_client
+
+    (replica,) = _get_global_client().get_serve_details()["applications"]["cleave"]["deployments"][deployment]["replicas"]
+    pid: int = replica["pid"]
+    return pid
 
 
 @pytest.mark.ray

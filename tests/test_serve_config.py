@@ -131,6 +131,29 @@ def test_deploy_files_are_checked_strictly(tmp_path: Path, path: str, value: Any
     assert (check([str(good)]), check([str(good), str(bad)])) == (0, 2)
 
 
+@pytest.mark.parametrize("name", ["reference.yaml", "cpu-cluster.yaml", "gpu-cluster.yaml"])
+def test_shipped_deploy_files_build_what_they_override(root: Path, name: str) -> None:
+    """All but starting it: Serve's own checks of options and overrides."""
+    from serve.app import build
+    from serve.deploy_file import check_deploy_file
+
+    (application,) = check_deploy_file(root / "configs/serve" / name).applications
+    args = ServeArgs.model_validate(application.args)
+    assert build(args)._bound_deployment.name == "Ingress"
+    played = {role.capitalize() for role in args.roles.played()} | {"Ingress"}
+    assert {deployment.name for deployment in application.deployments} <= played
+
+
+def test_an_ingress_that_others_reach_needs_keys() -> None:
+    from serve.ingress import check_guarded
+
+    with pytest.raises(ConfigError, match=r"Serve listens on 0\.0\.0\.0, which others reach, so keys are needed"):
+        check_guarded(ServeArgs(), "0.0.0.0")
+    for host in ("127.0.0.1", None):
+        check_guarded(ServeArgs(), host)
+    check_guarded(ServeArgs.model_validate({"keys": {"env": "K"}}), "0.0.0.0")
+
+
 def test_a_taken_port_is_found_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ from cleave.errors import CleaveError, GenerationError, Overloaded, RoleUnavaila
 from cleave.types import ModelInfo, Sampling, Usage
 from serve.handle import ServeHandle
 from serve.model_calls import Continue, Continued, Piece
+from serve.pins import Version
 
 
 class Call:
@@ -120,7 +121,7 @@ class Streaming:
         assert stream
         return self
 
-    def remote(self, call: Continue) -> Streaming:
+    def remote(self, call: Continue, wanted: Version | None) -> Streaming:
         return self
 
     def cancel(self) -> None:

@@ -45,12 +45,17 @@ async def test_solve_returns_the_whole_trace(http: httpx.AsyncClient) -> None:
 
 async def test_solve_passes_its_options_on(http: httpx.AsyncClient, script: Script) -> None:
     options = {"strategy": "single", "n": 3, "temperature": 0.7, "top_p": 0.9, "selection": "majority", "seed": 5, "max_tokens": 33}
+    options["min_p"] = 0.05
     reply = await http.post("/solve", json={"question": QUESTION, "context": "Tom likes apples.", **options})
     trace = from_json(Trace, reply.text)
     assert (trace.strategy, trace.seed, len(trace.solutions), trace.confidence) == ("single", 5, 3, 1.0)
     (asked,) = script.asked
     assert (asked.sampling.n, asked.sampling.temperature, asked.sampling.top_p, asked.sampling.max_tokens) == (3, 0.7, 0.9, 33)
+    assert asked.sampling.min_p == 0.05
     assert asked.problem.context == "Tom likes apples."
+    await http.post("/chat/completions", json=chat(model="solver", temperature=1, min_p=0.25))
+    assert script.solved[-1].sampling.min_p == 0.25
+    check_error(await http.post("/solve", json={"question": QUESTION, "min_p": 2}), 400, "invalid_request", "min_p")
 
 
 async def test_chat_completion_is_complete_and_adds_up(http: httpx.AsyncClient) -> None:

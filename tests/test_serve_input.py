@@ -100,5 +100,5 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     with pytest.raises(HTTPException) as refused:
-        await BodyLimit(app, max_bytes=1000, timeout_s=0.1)({"type": "http"}, slowly, None)  # type: ignore[arg-type]
+        await BodyLimit(app, max_bytes=1000, timeout_s=0.1)({"type": "http", "path": "/v1/solve"}, slowly, None)  # type: ignore[arg-type]
     assert refused.value.status_code == 408

@@ -139,13 +139,15 @@ async def test_the_shipped_models() -> None:
         assert perplexities == sorted(perplexities)
         document = (await http.get("http://cleave/openapi.json")).json()
         for path, methods in document["paths"].items():
+            if path.startswith("/v1/batches"):  # off here; tests/test_serve_batches.py
+                continue
             for example in examples_of(methods.get("post", {})):
                 answered = await http.post(f"http://cleave{path}", json=example)
                 assert answered.status_code in (200, 502), f"{path}: {answered.text}"
 
 
 def examples_of(operation: dict[str, Any]) -> list[Any]:
-    """The bodies that the documentation shows; every route with a body has one."""
-    if "requestBody" not in operation:
+    """The bodies that the documentation shows; every route with a body in JSON has one."""
+    if "application/json" not in (content := operation.get("requestBody", {}).get("content", {})):
         return []
-    return [example["value"] for example in operation["requestBody"]["content"]["application/json"]["examples"].values()]
+    return [example["value"] for example in content["application/json"]["examples"].values()]

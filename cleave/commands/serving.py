@@ -68,26 +68,52 @@ def serve_status(
 def serve_promote(
     role: RoleName,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The new version: hf:PATH, reference:NAME or openai:MODEL@URL.")],
-    task: Annotated[list[str], typer.Option("--task", help="Problems with known answers that both versions are asked; may be repeated.")],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Problems with known answers that both versions are asked; may be repeated.")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of the tasks.")] = "test",
     problems: Annotated[int, typer.Option("-n", min=1, help="Problems per task.")] = 200,
     max_nfr: Annotated[float, typer.Option("--max-nfr", help="Most problems that may be lost, in percent.")] = 2.0,
     min_gain: Annotated[float, typer.Option("--min-gain", help="Least gain in accuracy, in points.")] = 0.0,
+    recorded: Annotated[int, typer.Option("--recorded", min=0, help="Last answered requests that the new version is asked too.")] = 0,
+    shadow: Annotated[float, typer.Option("--shadow", min=0, max=1, help="Share of live requests that it is asked too.")] = 0.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="How long to shadow.")] = 5.0,
+    max_changed: Annotated[
+        float | None, typer.Option("--max-changed", help="Most of those requests with another answer or none, in percent.")
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option("--watch", min=0, help="Minutes to watch for failures afterwards; default upgrades.watch_s.")
+    ] = None,
     application: Application = "cleave",
     address: Cluster = "auto",
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and judge, change nothing.")] = False,
 ) -> int:
-    """Put another version of a role in use if it loses few enough problems; exit code 1 and their list if it does not."""
+    """Put another version of a role in use if it loses few enough problems; exit code 1 and their list if it does not.
+
+    With --watch it stays, and goes back by itself if problems fail with the new version (exit code 1)."""
     from cleave.comparison import Limits
     from cleave.config.base import validate
     from cleave.config.workload import TaskShare
 
-    tasks = [validate(TaskShare, {"task": name, "split": split, "problems": problems}, "--task") for name in task]
+    tasks = [validate(TaskShare, {"task": name, "split": split, "problems": problems}, "--task") for name in task or []]
     from serve.promote import promote
+    from serve.recorded import Replay
 
-    limits = Limits(max_nfr / 100, min_gain / 100)
-    return promote(role, model, tasks, limits, application=application, address=address, dry_run=dry_run, as_json=as_json)
+    limits = Limits(max_nfr / 100, min_gain / 100, None if max_changed is None else max_changed / 100)
+    replay = Replay(recorded, shadow, 60 * minutes if shadow else 0.0)
+    return promote(
+        role,
+        model,
+        tasks,
+        limits,
+        application=application,
+        address=address,
+        wanted=replay,
+        watch_s=None if watch is None else 60 * watch,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 @serve_app.command("rollback")

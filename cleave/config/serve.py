@@ -17,7 +17,9 @@ from cleave.config.base import Config, read_yaml, validate
 from cleave.config.base import load as load_config
 from cleave.config.reasoning import PLANNED, ReasoningConfig, StageStrategy
 from cleave.config.roles import DecomposerConfig, RoleConfig, RolesConfig, VerifierConfig
+from cleave.config.serve_batches import BatchesConfig
 from cleave.config.serve_keys import KeysConfig, is_loopback
+from cleave.config.serve_upgrades import UpgradesConfig
 from cleave.errors import ConfigError
 from cleave.roles import ROLES
 
@@ -107,6 +109,10 @@ class ServeArgs(Config):
     """Who may ask, and how much."""
     traces: TracesConfig = TracesConfig()
     """What is remembered of answered requests."""
+    batches: BatchesConfig = BatchesConfig()
+    """Requests that are sent as a file and worked on where there is room."""
+    upgrades: UpgradesConfig = UpgradesConfig()
+    """When a promotion is taken back by itself."""
     previous: RolesBefore = RolesBefore()
     """What the roles were before their last promotions; `cleave serve promote` writes it, `cleave serve rollback` reads it."""
     logs: LogsConfig = LogsConfig()
@@ -142,8 +148,8 @@ class ServeArgs(Config):
 
     @property
     def needs_ledger(self) -> bool:
-        """Whether the HTTP replicas have something to share: counts of keys, or traces."""
-        return self.keys.required or self.traces.max_traces > 0
+        """Whether the HTTP replicas have something to share: counts of keys, traces, or counts of failures."""
+        return self.keys.required or self.traces.max_traces > 0 or self.upgrades.watch_s > 0
 
     def models(self) -> dict[str, ReasoningConfig]:
         """The composed pipelines by model name, the default one first."""
