@@ -9,7 +9,8 @@ answer is right by luck. The collection holds each problem with its true steps, 
 
 A reconstructor is trained per kind of noise on traces of other problems, screened by their answers alone. Then one right trace per
 problem is chosen by it (`ranked`). Controls: the first right one, which is what S_D-R keeps and, samples being exchangeable, a random one;
-the one that was sampled most often, which costs nothing more. `at best` is what choosing could reach: problems of which every right
+the one that was sampled most often, which costs nothing more; any of the distinct ones by chance, among which a ranking chooses, and of
+which more are wrong, because right ones repeat each other. `at best` is what choosing could reach: problems of which every right
 answer has a wrong reason stay. Everything is kept in runs/NAME and goes on after a stop. A student is then trained on either choice with
 
     cleave distill configs/distill/student.yaml name=ranked role=solver collection.path=runs/spurious/static-screened \
@@ -51,13 +52,17 @@ SHARD = 1000
 @dataclass(frozen=True)
 class Choice:
     """One problem with a right answer: whether the right trace that came first, most often, or is ranked best has a wrong reason, and
-    whether some, and all, of its distinct right traces do."""
+    which share of its distinct right traces do."""
 
     first: bool
     most_often: bool
     ranked: bool
-    some: bool
-    every: bool
+    distinct: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is anything to choose."""
+        return 0 < self.distinct < 1
 
 
 def main() -> None:
@@ -72,7 +77,7 @@ def main() -> None:
         for family in args.tasks:
             rows.append({"noise": kind, "task": family, **figures(choose(args, kind, family, model))})
     folder.write_lines(METRICS, rows)
-    columns = ["noise", "task", "n", "first", "most often", "ranked", "ranked - first", "at best"]
+    columns = ["noise", "task", "n", "first", "most often", "any distinct", "ranked", "ranked - first", "at best"]
     print_table(columns, [[row[name] for name in columns] for row in rows], title="Right for the wrong reason, %", numbers=columns[2:])
     say(f"figures are in {folder.location}/{METRICS}")
 
@@ -145,7 +150,7 @@ def choose(args: argparse.Namespace, kind: str, family: str, model: str) -> list
         wrong = [is_wrong(truth, each.gold_steps) for each in rivals([row], screen_of(config), task.score, 0)]
         chosen = {"first": first[0].gold_steps, "most_often": most_often.steps, "ranked": ranked[0].gold_steps}
         judged = {name: is_wrong(truth, steps) for name, steps in chosen.items()}
-        found.append(Choice(**judged, some=any(wrong), every=all(wrong)))
+        found.append(Choice(**judged, distinct=sum(wrong) / len(wrong)))
     return found
 
 
@@ -160,8 +165,8 @@ def figures(found: list[Choice]) -> dict[str, Any]:
     return {
         **shares(found),
         "ranked - first": str(paired_difference(pairs)),
-        "at best": f"{100 * sum(each.every for each in found) / max(1, len(found)):.1f}",
-        "where traces differ": shares([each for each in found if each.some and not each.every]),
+        "at best": f"{100 * sum(each.distinct == 1 for each in found) / max(1, len(found)):.1f}",
+        "where traces differ": shares([each for each in found if each.differs]),
     }
 
 
@@ -169,7 +174,8 @@ def shares(found: list[Choice]) -> dict[str, Any]:
     """Wrong reasons by way of choosing."""
     wrong = {"first": [each.first for each in found], "most often": [each.most_often for each in found]}
     wrong["ranked"] = [each.ranked for each in found]
-    return {"n": len(found), **{name: str(wilson(sum(values), len(found))) for name, values in wrong.items()}}
+    measured = {name: str(wilson(sum(values), len(found))) for name, values in wrong.items()}
+    return {"n": len(found), **measured, "any distinct": f"{100 * sum(each.distinct for each in found) / max(1, len(found)):.1f}"}
 
 
 def arguments() -> argparse.Namespace:

@@ -19,6 +19,7 @@ from cleave.types import Plan, Problem, Solution, Trace
 
 Keep = Literal["all", "answered"]
 Answers = Literal["teacher", "gold"]
+Prefer = Literal["first", "most_often"]
 Score = Callable[[Problem, str], bool]
 """Whether an answer to a problem is right."""
 Likelihood = Callable[[Problem], float]
@@ -29,13 +30,15 @@ Likelihood = Callable[[Problem], float]
 class Screen:
     """The rules. `keep` all: every plan or solution that can be read; answered: those that led to the right answer.
 
-    `second_chance`: a plan whose first solution is wrong is kept for a later one that is right. `answers` gold: the final answer that is
-    learned is the problem's own, whatever the teacher concluded.
+    `second_chance`: a plan whose first solution is wrong is kept for a later one that is right. `prefer` most_often: of the right solutions
+    of a plan the one whose steps were sampled most often is kept, not the first. `answers` gold: the final answer that is learned is the
+    problem's own, whatever the teacher concluded.
     """
 
     keep: Keep = "answered"
     answers: Answers = "teacher"
     second_chance: bool = True
+    prefer: Prefer = "first"
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,14 @@ def _attempted(trace: Trace, screen: Screen, score: Score, counts: Counts, *, ev
     found: list[Attempt] = []
     for plan, solutions in attempts(trace):
         tries = solutions if screen.keep == "answered" and screen.second_chance else solutions[:1]
-        right = _right(problem, tries, score, None if every or judged else 1) if judged or screen.keep == "answered" else []
+        most = 1 if screen.prefer == "first" and not every and not judged else None
+        right = _right(problem, tries, score, most) if judged or screen.keep == "answered" else []
         counts.reasons.update(reason_of(problem, plan, each.steps) for each in right if judged)
         if complaint := _complaint(trace, tries, right, screen):
             counts.plans += 1
             counts.rejected[complaint] += 1
             continue
-        chosen: Sequence[Solution | None] = (tries or [None]) if screen.keep == "all" else right if every else right[:1]
+        chosen: Sequence[Solution | None] = (tries or [None]) if screen.keep == "all" else right if every else _preferred(right, screen)
         for each in chosen:
             reason = reason_of(problem, plan, each.steps) if judged and each is not None and each in right else None
             attempt = Attempt(_as_the_teacher_sees(problem, plan, each, screen), reason)
@@ -145,6 +149,14 @@ def _right(problem: Problem, solutions: Sequence[Solution], score: Score, most: 
     if problem.answer is None:
         return []
     return list(islice((each for each in solutions if each.answer is not None and score(problem, each.answer)), most))
+
+
+def _preferred(right: Sequence[Solution], screen: Screen) -> Sequence[Solution]:
+    """The one of the right solutions of a plan that is learned from; of equally frequent ones the earlier."""
+    if screen.prefer == "first" or not right:
+        return right[:1]
+    [(steps, _)] = Counter(each.steps for each in right).most_common(1)
+    return [next(each for each in right if each.steps == steps)]
 
 
 def _complaint(trace: Trace, tries: Sequence[Solution], right: Sequence[Solution], screen: Screen) -> str:

@@ -42,7 +42,7 @@ def main(config: StudyConfig, *, dry_run: bool = False, as_json: bool = False) -
 
 def gather(config: StudyConfig) -> int:
     """The teacher's traces, if a student learns from them."""
-    if not any(config.student(name, config.seeds[0]).source == "collection" for name in config.students):
+    if config.collect is None or not any(config.student(name, config.seeds[0]).source == "collection" for name in config.students):
         return 0
     say("study: collect")
     return collect.main(config.collection(), quiet=True)

@@ -77,6 +77,7 @@ class Oracle(Puppet):
 class OwnTask:
     """The scoring half of a task."""
 
+    name = "own"
     score = staticmethod(equal)
 
 

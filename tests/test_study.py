@@ -16,7 +16,7 @@ from cleave.intervals import Interval, difference_p, over_seeds_and_problems, wi
 from cleave.pair_figures import accuracy_against_cost, differences, pareto_front
 from cleave.pair_table import Difference, Measured, PairRow, PairTable
 from cleave.types import Usage
-from pipelines.study import main
+from pipelines.study import gather, main
 
 
 def measured(solved: str, **usage: Usage) -> Measured:
@@ -67,6 +67,27 @@ def test_cost_is_money_where_everybody_has_a_price_else_flops() -> None:
     table.add("unknown", pair("S", "T"), [measured("++", solver=Usage(1, 10, 10))], against="T")
     assert table.unit is None
     assert all(row.difference is None or not row.difference.cost for row in table.rows())
+
+
+def test_students_may_learn_from_collections_that_are_there(tmp_path: Path) -> None:
+    data = {
+        "name": "noise",
+        "storage_path": str(tmp_path),
+        "models": {"base": "reference:base"},
+        "distill": {"role": "solver", "tasks": ["lookup"], "init": {"model": "reference:base"}},
+        "students": {"S": {"collection": {"path": "runs/elsewhere"}}},
+        "evaluate": {"tasks": ["lookup"]},
+        "rows": {"gold → S": {"decomposer": "gold", "solver": "S"}},
+        "baseline": "gold → S",
+    }
+    config = validate(StudyConfig, data, "test")
+    student = config.student("S", 0)
+    assert student.collection is not None
+    assert student.collection.path == "runs/elsewhere"
+    assert gather(config) == 0
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"name one by collection\.path"):
+        validate(StudyConfig, data | {"students": {"S": {}}}, "test")
 
 
 def test_seeds_of_different_problems_are_refused() -> None:

@@ -79,9 +79,11 @@ class StudyConfig(StudyStudents):
     def _parts_fit(self) -> Self:
         if (self.teacher is None) != (self.collect is None):
             raise ValueError("teacher says whose traces `collect` gathers; set both or neither")
-        learners = [name for name in self.students if self.student(name, self.seeds[0]).source == "collection"]
+        learners = [name for name in self.students if self._awaits_collection(name)]
         if self.collect is None and learners:
-            raise ValueError(f"{learners[0]!r} learns from a collection; say what to collect, or set distill.source: gold")
+            raise ValueError(
+                f"{learners[0]!r} learns from a collection; say what to collect, name one by collection.path, or set distill.source: gold"
+            )
         if self.teacher is not None and self.teacher not in self.models:
             raise ValueError(f"the teacher {self.teacher!r} is none of the models: {', '.join(self.models)}")
         if self.baseline not in self.rows:
@@ -102,6 +104,11 @@ class StudyConfig(StudyStudents):
         if self.sizes:
             self._check_sizes()
         return self
+
+    def _awaits_collection(self, student: str) -> bool:
+        """Whether a student learns from what the study itself collects."""
+        config = self.student(student, self.seeds[0])
+        return config.source == "collection" and config.collection is not None and config.collection.path == self.collection_path
 
     def collection(self) -> CollectConfig:
         """What is collected."""
