@@ -11,6 +11,7 @@ errors are of errors.py. Left out: hosting (host.py) and checking the cluster (p
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,7 @@ class PoolHandle(Generic[Q, A]):
         self.actors = list(actors)
         self._info = info
         self._outstanding = [0] * len(self.actors)
+        self._waiting = 0
         self._alive = set(range(len(self.actors)))
         self._last = -1
         self._gauge = Gauge("cleave_pool_outstanding", "Requests that wait for a reply", tag_keys=("role",))
@@ -96,7 +98,8 @@ class PoolHandle(Generic[Q, A]):
 
     def _count(self, index: int, change: int) -> None:
         self._outstanding[index] += change
-        self._gauge.set(sum(self._outstanding))
+        self._waiting += change
+        self._gauge.set(self._waiting)
 
     def _lost(self) -> str:
         return (
@@ -106,8 +109,9 @@ class PoolHandle(Generic[Q, A]):
 
 
 @contextmanager
-def pool_roles(config: RolesConfig, only: Collection[Role] = ROLES) -> Iterator[Roles]:
-    """Start the actors of all roles, or of some, on the cluster that Ray is connected to; stop them at the end.
+def pool_roles(config: RolesConfig, only: Collection[Role] = ROLES, run: str = "") -> Iterator[Roles]:
+    """Start the actors of all roles, or of some, on the cluster that Ray is connected to; stop them at the end. Ray's dashboard shows them
+    as `run`'s, such as `demo solver 0`.
 
     Without a configured verifier, solutions are scored in this process by the likelihood that the solver reported.
     Raises ConfigError at once if the cluster is too small, and what a role raised that could not be built.
@@ -115,7 +119,8 @@ def pool_roles(config: RolesConfig, only: Collection[Role] = ROLES) -> Iterator[
     preflight(config, only)
     started: list[Any] = []
     try:
-        waiting = {role: _start(role, wanted, started) for role, wanted in config.played(only).items()}
+        mark = secrets.token_hex(2)  # names are unique among those that share a namespace
+        waiting = {role: _start(role, wanted, started, f"{run} {role}".lstrip(), mark) for role, wanted in config.played(only).items()}
         handles = {role: PoolHandle[Any, Any](role, actors, _ready(role, actors)) for role, actors in waiting.items()}
         verifier = handles.get("verifier") or LocalHandle(build_likelihood(config.solver))
         yield Roles(handles.get("decomposer") or NotAsked("decomposer"), handles.get("solver") or NotAsked("solver"), verifier)
@@ -124,17 +129,18 @@ def pool_roles(config: RolesConfig, only: Collection[Role] = ROLES) -> Iterator[
             ray.kill(actor)
 
 
-def _start(role: Role, config: RoleConfig, started: list[Any]) -> list[Any]:
+def _start(role: Role, config: RoleConfig, started: list[Any], title: str, mark: str) -> list[Any]:
     """Ask Ray for the actors of one role, adding each to `started`; returns without waiting."""
     resources = config.resources
-    actor = ACTORS[role].options(
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        max_concurrency=resources.max_ongoing_requests,
-        max_restarts=resources.max_restarts,
-        max_task_retries=resources.max_task_retries,
-    )
-    actors = [actor.remote(config) for _ in range(resources.num_replicas)]
+    options = {
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "max_concurrency": resources.max_ongoing_requests,
+        "max_restarts": resources.max_restarts,
+        "max_task_retries": resources.max_task_retries,
+    }
+    names = [f"{title} {i} ({mark})" for i in range(resources.num_replicas)]
+    actors = [ACTORS[role].options(**options, name=name).remote(config) for name in names]
     started.extend(actors)
     return actors
 

@@ -57,6 +57,7 @@ app.add_typer(jobs.jobs_app, name="jobs")
 
 HOW_TO_RESUME = {
     "evaluate": "run the same command again to go on from here",
+    "replay": "run the same command again to go on from here",
     "collect": "run the same command again to go on from here",
     "distill": "run the same command again to go on from the last checkpoint",
     "study": "run the same command again to go on from here",

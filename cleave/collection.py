@@ -21,7 +21,7 @@ import numpy as np
 from cleave.errors import DataError
 from cleave.manifest import manifest
 from cleave.runs import MANIFEST, RunFolder
-from cleave.traces import ScoredTrace, problem_key, read_rows, read_traces, write_traces
+from cleave.traces import ScoredTrace, problem_key, read_columns, read_traces, write_traces
 from cleave.types import Problem
 
 PLACE = "traces"
@@ -94,20 +94,21 @@ class Collection:
 
     def keys(self, recipe: str, task: str) -> Keys:
         """What is there of one task."""
-        return Keys(row["problem_key"] for row in read_rows(self.folder, self._names(recipe, task), ["problem_key"]))
+        return Keys(row["problem_key"] for row in read_columns(self.folder, self.names(recipe, task), ["problem_key"]))
 
     def spent(self, recipe: str) -> Spent:
         """What the recipe's traces have cost."""
         total = Spent()
-        for row in read_rows(self.folder, self._names(recipe), ["prompt_tokens", "completion_tokens", "price"]):
+        for row in read_columns(self.folder, self.names(recipe), ["prompt_tokens", "completion_tokens", "price"]):
             total.add(row["prompt_tokens"] + row["completion_tokens"], row["price"])
         return total
 
     def traces(self, recipe: str, task: str | None = None) -> Iterator[ScoredTrace]:
         """Stream the traces of one teacher, of one task or of all."""
-        return read_traces(self.folder, self._names(recipe, task))
+        return read_traces(self.folder, self.names(recipe, task))
 
-    def _names(self, recipe: str, task: str | None = None) -> list[str]:
+    def names(self, recipe: str, task: str | None = None) -> list[str]:
+        """The files of one teacher, of one task or of all."""
         return [name for name in self.folder.names(_place(recipe, task), recursive=True) if name.endswith(".parquet")]
 
 

@@ -20,6 +20,7 @@ import yaml
 from cleave.confidence import ConfidenceTable
 from cleave.config.base import validate
 from cleave.config.evaluate import EvaluateConfig
+from cleave.config.task import TaskConfig
 from cleave.console import say
 from cleave.errors import ConfigError
 from cleave.evaluation import Evaluation
@@ -122,7 +123,14 @@ def read_config(folder: RunFolder) -> EvaluateConfig:
     if not folder.exists(CONFIG) or not folder.exists(TRACES):
         raise ConfigError(f"{folder.location} holds no finished evaluation; run `cleave evaluate CONFIG` (again, if it was stopped).")
     data = yaml.safe_load(folder.read_text(CONFIG))
-    return validate(EvaluateConfig, data if isinstance(data, dict) else {}, source=f"{folder.location}/{CONFIG}")
+    config = validate(EvaluateConfig, data if isinstance(data, dict) else {}, source=f"{folder.location}/{CONFIG}")
+    shares = (share.model_copy(update={"task": _as_written(share.task)}) for share in config.tasks)
+    return config.model_copy(update={"tasks": tuple(shares)})
+
+
+def _as_written(task: TaskConfig) -> TaskConfig:
+    """A task of a saved config, which names every option: those at their defaults count as left out, as they were before."""
+    return TaskConfig.model_validate(task.model_dump(exclude_defaults=True))
 
 
 class Samples:

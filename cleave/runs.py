@@ -14,6 +14,7 @@ import json
 import os
 import posixpath
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -96,10 +97,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A stream whose content becomes the file when the body ends without an error."""
+        """A stream whose content becomes the file when the body ends without an error; of several writers the last one counts."""
         final = self.path(name)
         folder, base = posixpath.split(final)
-        temporary = posixpath.join(folder, f".{base}.partial")
+        temporary = posixpath.join(folder, f".{secrets.token_hex(4)}.{base}.partial")
         with self._storage("write to"):
             self.filesystem.create_dir(folder, recursive=True)
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -25,6 +26,9 @@ TRACES = "traces.parquet"
 SHARDS = "shards"
 VERSION = "2"
 BATCH_ROWS = 512
+READERS = 16
+AHEAD = 4 * READERS
+"""Files whose columns are in memory at once."""
 
 Outcome = Literal["right", "wrong", "failed", "abstained", "unjudged", "unlabelled"]
 
@@ -118,9 +122,11 @@ def shard_names(folder: RunFolder) -> list[str]:
     return [name for name in folder.names(SHARDS) if name.endswith(".parquet")]
 
 
-def read_traces(folder: RunFolder, names: Sequence[str] = (TRACES,)) -> Iterator[ScoredTrace]:
-    """Stream the rows of some files. Raises StorageError for a file that is not what it should be."""
-    for row in read_rows(folder, names, ["variant", "task", "index", "correct", "lenient", "trace"]):
+def read_traces(folder: RunFolder, names: Sequence[str] = (TRACES,), *, problem_id: str | None = None) -> Iterator[ScoredTrace]:
+    """Stream the rows of some files, of one problem or of all. Raises StorageError for a file that is not what it should be."""
+    for row in read_rows(folder, names, ["variant", "task", "index", "problem_id", "correct", "lenient", "trace"]):
+        if problem_id is not None and row["problem_id"] != problem_id:
+            continue
         trace = from_json(Trace, row["trace"])
         yield ScoredTrace(row["variant"], row["task"], row["index"], trace, row["correct"], row["lenient"])
 
@@ -129,6 +135,14 @@ def read_rows(folder: RunFolder, names: Sequence[str], columns: Sequence[str] | 
     """Stream some columns (None: all) of some files as dicts."""
     for batch in _batches(folder, names, columns):
         yield from batch.to_pylist()
+
+
+def read_columns(folder: RunFolder, names: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Stream a few narrow columns of many files, some files at a time: on remote storage the waiting is most of it."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(names), AHEAD):
+            for rows in pool.map(lambda name: list(read_rows(folder, [name], columns)), names[start : start + AHEAD]):
+                yield from rows
 
 
 def merge(folder: RunFolder) -> int:

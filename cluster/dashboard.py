@@ -1,4 +1,4 @@
-"""The connection to a cluster's dashboard: Ray's job client, with its failures as one sentence each.
+"""The connection to a cluster's dashboard: Ray's job client, with its failures as one sentence each, and no request without an end.
 
 A token is sent when RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names one, or with RAY_AUTH_MODE=token from ~/.ray/auth_token.
 """
@@ -20,6 +20,9 @@ TOKEN_REMEDY = (
     "(`ray get-auth-token` prints it on the head)"
 )
 
+TIMEOUTS_S = (10.0, 60.0)
+"""For a request's connection, and for the next byte of its reply."""
+
 
 class ClusterUnavailable(RoleUnavailable):
     """The dashboard of the cluster cannot be reached, or does not answer as one."""
@@ -37,9 +40,16 @@ def connect(address: str) -> "JobSubmissionClient":
     with reporting(url):
         from ray.job_submission import JobSubmissionClient
 
+        class Client(JobSubmissionClient):  # Ray's own waits for ever on a head that accepts connections and does not answer
+            def _do_request(self, *request: Any, **options: Any) -> Any:
+                return super()._do_request(*request, **({"timeout": TIMEOUTS_S} | options))
+
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
         with _no_other_address():
-            return JobSubmissionClient(url)
+            try:
+                return Client(url)
+            except (KeyError, TypeError, ValueError) as error:  # it replies, but not as a dashboard does
+                raise ClusterUnavailable(f"what answers at {url} is no Ray dashboard; name it with --address http://HOST:8265.") from error
 
 
 @contextmanager
@@ -61,13 +71,18 @@ def reporting(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise ConfigError(f"the cluster at {address} wants another token or any at all; {TOKEN_REMEDY}.") from error
+        raise wants_token(address) from error
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise ClusterUnavailable(
             f"no Ray dashboard answers at {address}; start one with `ray start --head`, or name it with --address http://HOST:8265."
         ) from error
     except RuntimeError as error:
         raise _refused(address, str(error)) from error
+
+
+def wants_token(address: str) -> ConfigError:
+    """A token is missing, wrong or no longer good."""
+    return ConfigError(f"the cluster at {address} wants another token or any at all; {TOKEN_REMEDY}.")
 
 
 def _refused(address: str, message: str) -> Exception:

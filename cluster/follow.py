@@ -10,11 +10,10 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from cleave.console import say
-from cluster.dashboard import ClusterUnavailable, reporting
+from cluster.dashboard import ClusterUnavailable, reporting, wants_token
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -147,7 +146,7 @@ def _copy_log(client: JobSubmissionClient, job: str, address: str, shown: Status
     lost, printed = Lost(job, address), 0
     while True:
         try:
-            asyncio.run(_tail(client, job, shown, printed, lost))
+            asyncio.run(_tail(client, job, address, shown, printed, lost))
             return
         except _Cut as cut:
             printed = cut.printed
@@ -162,32 +161,43 @@ class _Cut(Exception):
         self.printed = printed
 
 
-async def _tail(client: JobSubmissionClient, job: str, shown: StatusLine, skip: int, lost: Lost) -> None:
+async def _tail(client: JobSubmissionClient, job: str, address: str, shown: StatusLine, skip: int, lost: Lost) -> None:
     import aiohttp
 
     seen = 0
-    beating = asyncio.create_task(_beat(client, job, shown))
     try:
-        async for text in client.tail_job_logs(job):
-            lost.found()
-            fresh = text[max(0, skip - seen) :]
-            seen += len(text)
-            if fresh:
-                shown.log(fresh)
-    except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
+        async with asyncio.timeout(None) as patience:
+            beating = asyncio.create_task(_beat(client, job, shown, patience))
+            try:
+                async for text in client.tail_job_logs(job):
+                    lost.found()
+                    fresh = text[max(0, skip - seen) :]
+                    seen += len(text)
+                    if fresh:
+                        shown.log(fresh)
+            finally:
+                beating.cancel()
+    except (aiohttp.ClientError, ConnectionError, RuntimeError, TimeoutError) as error:
+        if isinstance(error, aiohttp.WSServerHandshakeError) and error.status in (401, 403):
+            raise wants_token(address) from error
         raise _Cut(max(seen, skip)) from error
-    finally:
-        beating.cancel()
 
 
-async def _beat(client: JobSubmissionClient, job: str, shown: StatusLine) -> None:
+async def _beat(client: JobSubmissionClient, job: str, shown: StatusLine, patience: asyncio.Timeout) -> None:
+    """Say how the job fares; end `patience` with a head that does not answer any more: its log would stay silent for ever."""
     import requests
+    from ray.exceptions import AuthenticationError
 
     while True:
         await asyncio.sleep(BEAT_S)
-        with suppress(RuntimeError, ConnectionError, requests.exceptions.RequestException):  # the log's own connection tells
+        try:
             info = await asyncio.to_thread(client.get_job_info, job)
             shown.beat(info.status.value, info.message or "")
+        except requests.exceptions.Timeout:
+            patience.reschedule(asyncio.get_running_loop().time())
+            return
+        except (AuthenticationError, RuntimeError, ConnectionError, requests.exceptions.RequestException):
+            continue  # the log's own connection tells
 
 
 def _asked(address: str, question: Callable[[], T]) -> T:

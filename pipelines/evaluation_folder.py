@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import yaml
@@ -52,7 +52,7 @@ class EvaluationFolder:
             folder.remove(OURS)
         if folder.exists(CONFIG):
             _check_same(folder, config)
-        state = _read_state(folder)
+        state = read_state(folder)
         claimed = cls(folder, config, state or manifest(seed=config.reasoning.seed, complete=False, sessions=0, seconds=0.0))
         folder.write_text(CONFIG, dump(config))
         if claimed.complete:
@@ -104,7 +104,8 @@ class EvaluationFolder:
         self.folder.write_text(MANIFEST, json.dumps(self._state, indent=2, ensure_ascii=False) + "\n")
 
 
-def _read_state(folder: RunFolder) -> dict[str, Any] | None:
+def read_state(folder: RunFolder) -> dict[str, Any] | None:
+    """The manifest; None where there is none yet. Raises StorageError for a damaged one."""
     if not folder.exists(MANIFEST):
         return None
     try:
@@ -117,15 +118,19 @@ def _read_state(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _check_same(folder: RunFolder, config: EvaluateConfig) -> None:
-    before = flatten(_read_config(folder))
-    now = flatten(yaml.safe_load(dump(config)))
-    for key in sorted(set(before) | set(now)):
-        if FREE_TO_CHANGE.fullmatch(key) or before.get(key) == now.get(key):
-            continue
+    for key, was, now in changes(_read_config(folder), yaml.safe_load(dump(config))):
         raise ConfigError(
-            f"{folder.location} holds another run ({key} was {before.get(key)!r}, is {now.get(key)!r}); "
+            f"{folder.location} holds another run ({key} was {was!r}, is {now!r}); "
             "choose another name=…, or set overwrite=true to start anew."
         )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted path, before, now) of the fields in which two configs differ and which may change answers."""
+    old, new = flatten(before), flatten(now)
+    for key in sorted(set(old) | set(new)):
+        if not FREE_TO_CHANGE.fullmatch(key) and old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:

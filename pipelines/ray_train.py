@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TRAVELS = ("best", METRICS)
 """What a worker's folder holds besides checkpoints that must outlive the worker."""
 SUMMARY = "summary.json"
+FILES = "ray"
+"""What Ray keeps of a run that goes on, in the run's folder."""
 _MANY = 1_000_000
 """Workers that a node holds if they need nothing."""
 
@@ -90,8 +92,8 @@ def trainer(config: DistillConfig, folder: RunFolder, distributions: Sequence[st
             elastic_resize_monitor_interval_s=config.elastic_resize_monitor_interval_s,
         ),
         run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=folder.root,
+            name=config.name,  # what Ray's dashboard calls it
+            storage_path=folder.path(FILES),
             storage_filesystem=folder.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -193,7 +195,7 @@ def deliver(config: DistillConfig, folder: RunFolder, files: Path) -> None:
     folder.write_text("manifest.json", json.dumps(found["manifest"], indent=2) + "\n")
     folder.write_text(METRICS, (files / METRICS).read_text(encoding="utf-8"))
     deliver_result(config, folder, files / "best", found["result"])
-    folder.remove(["ray"])
+    folder.remove([FILES])
 
 
 def check_fits(config: DistillConfig) -> None:

@@ -1,9 +1,18 @@
-"""Collections as problems to train on: screened by the config's rules, mixed, a share of them held out by a hash of the problem."""
+"""Collections as problems to train on: screened by the config's rules, mixed, a share of them held out by a hash of the problem.
+
+More problems than `max_in_memory` are screened once, by whoever comes first, into a file that is addressed by what was screened and how:
+`problems/ADDRESS/` in the collection's folder, which every worker then reads window by window.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, islice
+from typing import Any
 
 from cleave.collection import Collection
 from cleave.config.formats import Format
@@ -11,6 +20,7 @@ from cleave.config.screening import CollectionConfig
 from cleave.console import say
 from cleave.errors import ConfigError, DataError
 from cleave.likelihoods import Likelihoods
+from cleave.problem_file import ProblemFile, write_problems
 from cleave.reasons import wrong_share
 from cleave.runs import RunFolder
 from cleave.screening import Counts, Ranking, Screen, screened
@@ -19,29 +29,93 @@ from cleave.traces import ScoredTrace, problem_key
 from cleave.types import Problem
 from pipelines.formats import has_what_it_needs
 from pipelines.reconstructor import describe
-from pipelines.sources import Shelf
+from pipelines.sources import Shelf, Stack, Supply
+
+PLACE = "problems"
+TRAINED, HELD_OUT = "trained.parquet", "held_out.parquet"
 
 
 @dataclass(frozen=True)
 class Shelves:
     """What is trained on, what is measured (None: nothing was held out), and what became of the traces."""
 
-    trained: Shelf
-    held_out: Shelf | None
+    trained: Supply
+    held_out: Supply | None
     counts: Counts
 
 
 def collected(config: CollectionConfig, label: str, task: Task, formats: Iterable[Format] = ()) -> Shelves:
     """The kept traces of one task. Raises ConfigError for a collection or teacher that is not there, DataError where nothing was kept."""
-    counts = Counts()
-    problems = [problem for part in mixed(config, label, task, formats, counts).values() for problem in part]
+    shelves = _shelves(config, label, task, list(formats))
+    counts = shelves.counts
+    say(f"{label}: {counts.kept:,} of {counts.plans:,} attempts in {counts.traces:,} traces are kept{_because(counts)}{_reasons(counts)}.")
+    return shelves
+
+
+def _shelves(config: CollectionConfig, label: str, task: Task, formats: Sequence[Format]) -> Shelves:
+    name = f"{label}/{'+'.join(_recipe(config, path) for path in (config.path, *config.also))}"
+    folder, place = RunFolder.at(config.path), f"{PLACE}/{_address(config, label, task, formats)}"
+    if not folder.exists(f"{place}/{HELD_OUT}"):
+        counts = Counts()
+        kept = _kept(config, label, task, formats, counts)
+        some = list(islice(kept, config.max_in_memory + 1))
+        if len(some) <= config.max_in_memory:
+            return _in_memory(config, label, name, some, counts)
+        _store(folder, place, config, chain(some, kept), counts)
+    trained, held = (ProblemFile(folder, f"{place}/{file}") for file in (TRAINED, HELD_OUT))
+    window = config.max_in_memory
+    return Shelves(Stack(name, trained, window), Stack(name, held, window) if len(held) else None, _counts(held.notes))
+
+
+def _in_memory(config: CollectionConfig, label: str, name: str, problems: Sequence[Problem], counts: Counts) -> Shelves:
     trained = [problem for problem in problems if not is_held_out(problem, config)]
     held = [problem for problem in problems if is_held_out(problem, config)]
     if not trained:
         raise DataError(_nothing(config, label, counts))
-    say(f"{label}: {counts.kept:,} of {counts.plans:,} attempts in {counts.traces:,} traces are kept{_because(counts)}{_reasons(counts)}.")
-    name = f"{label}/{'+'.join(_recipe(config, path) for path in (config.path, *config.also))}"
     return Shelves(Shelf(name, trained), Shelf(name, held) if held else None, counts)
+
+
+def _store(folder: RunFolder, place: str, config: CollectionConfig, problems: Iterable[Problem], counts: Counts) -> None:
+    """Both files, in one pass; the held-out problems, a small share of which is measured, are kept up to `max_in_memory`."""
+    say(f"more than {config.max_in_memory:,} problems are kept: they go to {folder.location}/{place}.")
+    held: list[Problem] = []
+
+    def trained() -> Iterator[Problem]:
+        for problem in problems:
+            if not is_held_out(problem, config):
+                yield problem
+            elif len(held) < config.max_in_memory:
+                held.append(problem)
+
+    write_problems(folder, f"{place}/{TRAINED}", trained(), dict)
+    write_problems(folder, f"{place}/{HELD_OUT}", held, lambda: _notes(counts))
+
+
+def _address(config: CollectionConfig, label: str, task: Task, formats: Sequence[Format]) -> str:
+    """Sixteen hexadecimal digits for the traces that are there and the rules by which they are kept."""
+    files = [Collection(RunFolder.at(path)).names(_recipe(config, path), label) for path in (config.path, *config.also)]
+    rules = config.model_dump(mode="json", exclude={"path", "also", "max_in_memory"})
+    return blake2b(json.dumps([files, label, task.name, sorted(formats), rules]).encode(), digest_size=8).hexdigest()
+
+
+def _kept(config: CollectionConfig, label: str, task: Task, formats: Sequence[Format], counts: Counts) -> Iterator[Problem]:
+    """What is kept of all collections: one after the other, or, where they are compared, at once."""
+    if config.mixture == "adaptive":
+        return chain.from_iterable(mixed(config, label, task, formats, counts).values())
+    return chain.from_iterable(
+        screened(traces_of(config, path, label), screen_of(config), task.score, counts, ranking_of(config, path))
+        for path in (config.path, *config.also)
+    )
+
+
+def _notes(counts: Counts) -> dict[str, Any]:
+    """What is kept of the counts beside the problems; `_counts` is the inverse."""
+    return {**vars(counts)}
+
+
+def _counts(notes: Mapping[str, Any]) -> Counts:
+    counters = {name: Counter(notes[name]) for name in ("rejected", "reasons", "kept_reasons")}
+    return Counts(**{**notes, **counters})
 
 
 def mixed(
@@ -68,7 +142,7 @@ def traces_of(config: CollectionConfig, path: str, label: str) -> Iterator[Score
 
 def screen_of(config: CollectionConfig) -> Screen:
     """The config's rules."""
-    return Screen(config.keep, config.answers, config.second_chance)
+    return Screen(config.keep, config.answers, config.second_chance, config.prefer)
 
 
 def likelihoods_of(config: CollectionConfig, path: str) -> Likelihoods:

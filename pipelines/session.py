@@ -88,7 +88,7 @@ def _host_and_ask(session: Session, record: Path | None) -> None:
     from actors.pool import pool_roles
 
     say("starting the roles …")
-    with connected(), pool_roles(session.config.roles, session.hosted) as roles:
+    with connected(), pool_roles(session.config.roles, session.hosted, session.config.name) as roles:
         asyncio.run(session.ask(roles))
 
 

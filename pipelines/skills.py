@@ -82,12 +82,12 @@ class Part:
 
     def __init__(self, whole: Supply, key: Key, value: int | str) -> None:
         self.name = f"{whole.name}/{value}"
-        self.ends = whole.ends
+        self.windows = whole.windows
         self._whole, self._key, self._value = whole, key, value
 
     def problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
         """Raises DataError where an endless supply has no such problem."""
-        if self.ends:
+        if self.windows:
             return self._wanted(self._whole.problems(index, rng))
         return self._searched(index, rng)
 
@@ -110,4 +110,4 @@ class Part:
 def _some(supply: Supply) -> Iterable[Problem]:
     """The problems in which skills are found; the same in every run."""
     rng = random.Random(f"skills/{supply.name}")
-    return chain.from_iterable(supply.problems(k, rng) for k in range(1 if supply.ends else _LOOKED_AT))
+    return chain.from_iterable(supply.problems(k, rng) for k in range(supply.windows or _LOOKED_AT))

@@ -1,7 +1,8 @@
 """Where training examples come from: the problems of a task split, or a list of problems such as a screened collection.
 
 An endless task is read in chunks with a seed each, so that any place of the stream can be reached at once and nothing is held in
-memory; problems that end come in shuffled epochs. Left out: what examples say (formats.py).
+memory; problems that end come in shuffled epochs, from memory or, where they are many, from a file window by window. Left out: what
+examples say (formats.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from cleave.config.formats import Format
@@ -17,6 +18,7 @@ from cleave.console import say
 from cleave.distributions import Key, attach
 from cleave.errors import DataError
 from cleave.examples import Encoder, Example, Pair, TopK
+from cleave.problem_file import GROUP, ProblemFile
 from cleave.prompts import PromptSet
 from cleave.tasks.files import FileTask
 from cleave.tasks.hub import HubTask
@@ -34,8 +36,8 @@ class Supply(Protocol):
 
     name: str
     """What the problems are, for seeds."""
-    ends: bool
-    """Whether chunk 0 holds all there is; later chunks are then other orders of the same."""
+    windows: int
+    """Chunks that hold all there is between them; later ones are other orders of the same. 0: it never ends."""
 
     def problems(self, index: int, rng: random.Random) -> Iterable[Problem]: ...
 
@@ -43,7 +45,7 @@ class Supply(Protocol):
 class Stream:
     """A generated split: chunk k is drawn with a seed of its own."""
 
-    ends = False
+    windows = 0
 
     def __init__(self, task: Task, split: str) -> None:
         self.name = f"{task.name}/{split}"
@@ -56,7 +58,7 @@ class Stream:
 class Shelf:
     """Problems in memory: chunk k is all of them in the k-th order."""
 
-    ends = True
+    windows = 1
 
     def __init__(self, name: str, problems: Sequence[Problem]) -> None:
         self.name = name
@@ -66,6 +68,26 @@ class Shelf:
         order = list(self._problems)
         rng.shuffle(order)
         return order
+
+
+class Stack:
+    """Problems in a file, of which `window` at most are in memory: an epoch takes the file's groups in another order, which depends on the
+    epoch alone, some groups at a time, and shuffles what is in them."""
+
+    def __init__(self, name: str, file: ProblemFile, window: int) -> None:
+        self.name = name
+        self._file = file
+        self._groups = max(1, window // GROUP)
+        self.windows = -(-file.groups // self._groups)
+
+    def problems(self, index: int, rng: random.Random) -> Iterable[Problem]:
+        epoch, window = divmod(index, self.windows)
+        order = list(range(self._file.groups))
+        random.Random(f"{self.name}/{epoch}").shuffle(order)
+        mine = order[window * self._groups : (window + 1) * self._groups]
+        problems = [problem for group in mine for problem in self._file.group(group)]
+        rng.shuffle(problems)
+        return problems
 
 
 def supply_of(task: Task, split: str) -> Supply:
@@ -107,16 +129,16 @@ class ExampleSource:
     @property
     def ends(self) -> bool:
         """Whether there is a last problem."""
-        return self._supply.ends
+        return self._supply.windows > 0
 
     def chunk(self, index: int) -> list[Example]:
-        """512 problems of an endless supply, or one epoch of a finite one; problems without what the formats need are left out."""
+        """512 problems of an endless supply, or one window of a finite one; problems without what the formats need are left out."""
         return self._encode(list(self._pairs(index)))
 
     def every(self) -> Iterator[Example]:
         """Each problem of a supply that ends, in each format that it has what it needs for, whatever the formats' weights."""
         rng = random.Random(0)
-        problems = iter(self._supply.problems(0, rng))
+        problems = chain.from_iterable(self._supply.problems(index, rng) for index in range(self._supply.windows))
         names: list[Format] = [name for name, weight in self._formats.items() if weight > 0]
         while some := list(islice(problems, CHUNK)):
             pairs = (write_pair(self._prompts, {name: 1.0}, problem, rng) for problem in some for name in names)
@@ -125,7 +147,7 @@ class ExampleSource:
     def examples(self, count: int) -> list[Example]:
         """The first `count` examples, fewer where the supply ends; what chunks 0, 1, … begin with, without computing them whole."""
         found: list[Example] = []
-        for index in range(1 if self._supply.ends else 1 + 8 * count // CHUNK):
+        for index in range(self._supply.windows or 1 + 8 * count // CHUNK):
             pairs = self._pairs(index)
             while len(found) < count and (some := list(islice(pairs, count - len(found)))):
                 found.extend(self._encode(some))

@@ -17,7 +17,7 @@ from cleave.errors import ConfigError, DataError
 from cleave.runs import RunFolder
 from cleave.tasks.registry import get_task
 from cleave.tasks.task import Task, check_split
-from cleave.traces import Positions, problem_key, read_rows, shard_names
+from cleave.traces import Positions, problem_key, read_columns, shard_names
 from cleave.types import Problem, Trace
 
 
@@ -46,14 +46,14 @@ class Finished:
     def read(cls, folder: RunFolder) -> Finished:
         """What the shards of a run hold."""
         finished = cls()
-        for row in read_rows(folder, shard_names(folder), ["variant", "task", "index", "problem_key"]):
+        for row in read_columns(folder, shard_names(folder), ["variant", "task", "index", "problem_key"]):
             finished.add(row["variant"], row["task"], row["index"], row["problem_key"])
         return finished
 
     def add(self, variant: str, label: str, index: int, key: str) -> None:
         """Note one item; `key` is its problem's."""
         self._positions.add(variant, label, index)
-        sums = self._checksums.setdefault(label, array("L"))
+        sums = self._checksums.setdefault(label, array("I"))
         sums.extend([0] * (index + 1 - len(sums)))
         sums[index] = _checksum(key)
 

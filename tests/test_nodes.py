@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,18 @@ def content(config: CollectConfig) -> dict[str, Any]:
     return found
 
 
+def in_cluster(script: str, arguments: Sequence[str], short_tmp: Path, timeout_s: float = 800) -> None:
+    """Run a script that starts nodes, in a process of its own whose end is theirs; a node that is lost is noticed within seconds."""
+    beat = {"period_ms": "1000", "failure_threshold": "5", "timeout_ms": "5000"}
+    quick = {f"RAY_health_check_{name}": value for name, value in beat.items()}
+    environment = os.environ | quick | {"RAY_TMPDIR": str(short_tmp / "nodes"), "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none"}
+    environment.pop("RAY_ADDRESS", None)
+    (short_tmp / "nodes").mkdir(exist_ok=True)
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     families = [reference_task("arithmetic"), reference_task("lookup")]
@@ -134,14 +147,8 @@ def test_a_node_that_is_lost_and_comes_back_changes_nothing(recording: Path, tmp
     disturbed = configs(tmp_path / "disturbed", recording, roles=cast(recording, wait_s=0.3))
     for config in disturbed:
         (tmp_path / f"{config.name}.yaml").write_text(dump(config))
-    beat = {"period_ms": "1000", "failure_threshold": "5", "timeout_ms": "5000"}
-    quick = {f"RAY_health_check_{name}": value for name, value in beat.items()}
-    environment = os.environ | quick | {"RAY_TMPDIR": str(short_tmp / "nodes"), "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    (short_tmp / "nodes").mkdir(exist_ok=True)
-    command = [sys.executable, "-c", NODES, *(str(tmp_path / f"{config.name}.yaml") for config in disturbed), str(tmp_path / "told.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [*(str(tmp_path / f"{config.name}.yaml") for config in disturbed), str(tmp_path / "told.json")]
+    in_cluster(NODES, arguments, short_tmp)
     told = json.loads((tmp_path / "told.json").read_text())
 
     assert told["nodes"] == 3

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from actors.pool import PoolHandle, pool_roles
 from cleave.config.reasoning import ReasoningConfig
@@ -54,6 +55,17 @@ async def test_traces_are_those_of_the_recording(roles: Roles, problems: list[Pr
     right = sum(trace.answer == problem.answer for trace, problem in zip(traces, problems, strict=True))
     assert 0 < right < len(problems)
     assert traces[0].models["solver"].name == "scripted"
+
+
+def test_actors_carry_the_name_of_their_run(ray_session: None, recording: Path) -> None:
+    with (
+        pool_roles(recorded_roles(recording, solvers=2, num_cpus=0.1), run="demo"),
+        pool_roles(recorded_roles(recording, num_cpus=0.1), {"solver"}, run="demo"),
+    ):
+        names = [name.partition(" (")[0] for name in ray.util.list_named_actors()]
+        assert sorted(name for name in names if name.startswith("demo")) == [
+            "demo decomposer 0", "demo solver 0", "demo solver 0", "demo solver 1"
+        ]  # fmt: skip
 
 
 async def test_typed_error_arrives_as_itself(roles: Roles, problems: list[Problem]) -> None:

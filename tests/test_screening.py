@@ -60,6 +60,25 @@ def test_a_second_chance_is_a_later_solution_of_the_same_plan() -> None:
     assert kept(row((GOOD,), "4", "5"), second_chance=False) == [(GOOD, "4")]
 
 
+def test_the_solution_that_was_sampled_most_often_may_stand_for_its_plan() -> None:
+    once, often = (Solution((SolutionStep(1, text, "4"),), "4", text) for text in ("2 x 2 = 4", "2 + 2 = 4"))
+    wrong = solution("5")
+    rare, tie, alone = ((once, wrong, often, wrong, wrong, often), (once, often), (wrong, once))
+    for solutions, chosen in ((rare, often), (tie, once), (alone, once)):
+        trace = ScoredTrace("teacher", "own", 0, Trace(PROBLEM, "static", plans=(GOOD,), solutions=solutions))
+        (problem,) = screened([trace], Screen(prefer="most_often"), equal)
+        assert problem.gold_steps == chosen.steps
+        (problem,) = screened([trace], Screen(), equal)
+        assert problem.gold_steps == once.steps
+    assert kept(row((GOOD,), "5", "5"), prefer="most_often") == []
+
+
+@pytest.mark.parametrize("other", [{"keep": "all"}, {"second_chance": False}, {"reconstruction": {"model": "reference:base"}}])
+def test_a_preference_needs_right_solutions_to_choose_among(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="prefer"):
+        validate(CollectionConfig, {"path": "runs/teacher", "prefer": "most_often", **other}, "test")
+
+
 def test_gold_answers_replace_the_conclusion_and_keep_the_steps() -> None:
     (problem,) = screened([row((GOOD,), "5")], Screen("all", "gold"), equal)
     assert (problem.answer, problem.gold_steps) == ("4", solution("5").steps)
@@ -137,14 +156,15 @@ def test_a_collection_that_is_rejected_whole_says_why(tmp_path: Path) -> None:
         collected(CollectionConfig(path=str(tmp_path / "bad")), "own", reference_task("lookup"))
 
 
-def test_a_student_learns_from_a_collection(collection: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_in_memory", [200_000, 5])
+def test_a_student_learns_from_a_collection(max_in_memory: int, collection: Path, tmp_path: Path) -> None:
     from pipelines.distill import main
 
     data = {
         "name": "student",
         "role": "decomposer",
         "source": "collection",
-        "collection": {"path": str(collection), "held_out": 0.2},
+        "collection": {"path": str(collection), "held_out": 0.2, "max_in_memory": max_in_memory},
         "tasks": ["lookup"],
         "init": {
             "fresh": {

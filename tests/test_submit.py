@@ -7,9 +7,11 @@ import secrets
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +27,7 @@ from cleave.__main__ import main as cleave
 from cleave.commands.arguments import default_address
 from cleave.config.submit import SubmitConfig, parse_address, parse_env
 from cleave.errors import ConfigError
+from cluster import dashboard
 from cluster.package import build_package, chosen_files
 from cluster.submit import entrypoint
 
@@ -136,6 +139,44 @@ def test_nobody_at_the_address(capsys: pytest.CaptureFixture[str]) -> None:
     assert written.out == ""
     assert written.err.count("\n") == 1
     assert "ray start --head" in written.err
+
+
+@contextlib.contextmanager
+def someone(reply: bytes) -> Iterator[str]:
+    """Whoever listens there: takes connections, and answers `reply` to each, or nothing at all."""
+
+    class Talk(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(reply)
+            while not reply and self.request.recv(65536):
+                pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talk) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("", "no Ray dashboard answers at"),  # it accepts the connection and says nothing
+        ("<html>Grafana</html>", "is no Ray dashboard"),
+        ('{"ray_version": 2}', "is no Ray dashboard"),
+        ('{"status": "ok"}', "is no Ray dashboard"),
+        ('{"ray_version": "1.0.0"}', "Ray version 1.0.0 is running"),
+    ],
+)
+def test_somebody_else_at_the_address(body: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(dashboard, "TIMEOUTS_S", (5.0, 0.3))
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with someone((head + body).encode() if body else b"") as address:
+        assert cleave(["jobs", "list", "--address", address]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

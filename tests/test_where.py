@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import requests
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from cleave.__main__ import main as cleave
@@ -181,6 +184,53 @@ def test_a_dashboard_that_stays_away_ends_the_following(impatient: None, monkeyp
     head: Any = Head("abc", breaks=[-1] * 10_000)
     with pytest.raises(ClusterUnavailable, match=r"the job may go on: `cleave jobs logs j --follow`"):
         follow(head, "j", "http://head", to=io.StringIO())
+
+
+class Forgetful(Head):
+    """A head that takes the token no more once a part of the log is read; `asked`: it says so to questions, not to the log's connection."""
+
+    def __init__(self, *, asked: bool) -> None:
+        super().__init__("abcdef", breaks=[3])
+        self.asked = asked
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        if self.connections and not self.asked:
+            request: Any = None
+            raise aiohttp.WSServerHandshakeError(request, (), status=401)
+        async for text in super().tail_job_logs(job):
+            yield text
+
+    def get_job_info(self, job: str) -> JobDetails:
+        raise AuthenticationError("token expired")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_token_that_expires_meanwhile_is_said_at_once(asked: bool, impatient: None) -> None:
+    head: Any = Forgetful(asked=asked)
+    with pytest.raises(ConfigError, match=r"http://head wants another token.*RAY_AUTH_TOKEN"):
+        follow(head, "j", "http://head", to=io.StringIO())
+    assert head.connections <= 2
+
+
+class Stunned(Head):
+    """A head that accepts connections and says nothing: its machine is out of memory, or cut off."""
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        self.connections += 1
+        await asyncio.sleep(600)
+        yield ""
+
+    def get_job_info(self, job: str) -> JobDetails:
+        raise requests.exceptions.ReadTimeout("no reply")
+
+
+def test_a_head_that_answers_no_more_is_not_waited_for(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "BEAT_S", 0.01)
+    monkeypatch.setattr(following, "RECONNECT_WITHIN_S", 0.1)
+    head: Any = Stunned("", breaks=[])
+    with pytest.raises(ClusterUnavailable, match="lost the connection"):
+        follow(head, "j", "http://head", to=io.StringIO())
+    assert head.connections > 1
 
 
 def test_a_silent_job_says_how_it_fares(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

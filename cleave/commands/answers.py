@@ -1,4 +1,4 @@
-"""`cleave ask`, `evaluate`, `report`, `compare` and `cascade`: questions in, answers and figures out."""
+"""`cleave ask`, `evaluate`, `replay`, `report`, `compare` and `cascade`: questions in, answers and figures out."""
 
 from __future__ import annotations
 
@@ -90,6 +90,18 @@ def compare(
     return main(old, new, variant=variant, max_nfr=max_nfr, min_gain=min_gain, as_json=as_json)
 
 
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder or URL of a finished evaluation.")],
+    overrides: Overrides = None,
+    problem: Annotated[str | None, typer.Option("--problem", metavar="ID", help="Ask this one problem only, and write nothing.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask a finished evaluation again, as its folder says, and show what differs; exit code 1 if anything was answered differently."""
+    from pipelines.replay import main
+
+    return main(run, overrides or [], problem=problem, as_json=as_json)
+
+
 def cascade(
     run: Annotated[Path, typer.Argument(help="A finished evaluation of several ways to reason, with several samples each.")],
     cost: Annotated[str, typer.Option("--cost", help="What a problem costs: tokens, flops or price.")] = "tokens",
@@ -105,5 +117,5 @@ def cascade(
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (ask, evaluate, report, compare, cascade):
+    for command in (ask, evaluate, replay, report, compare, cascade):
         app.command()(command)

@@ -60,6 +60,14 @@ def load(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] 
     return validate(cls, data, source=str(path) if path is not None else "the command line")
 
 
+def overridden(config: C, overrides: Sequence[str]) -> C:
+    """A copy with `section.key=value` overrides; what was left out stays left out. Raises ConfigError."""
+    data = config.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _apply(data, override)
+    return validate(type(config), data, source="the command line")
+
+
 def validate_part(cls: type[C], data: dict[str, Any], where: str) -> C:
     """A config inside another, built by a validator of the outer one. Raises ValueError that names the place of the first mistake."""
     try:

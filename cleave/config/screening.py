@@ -45,6 +45,9 @@ class CollectionConfig(Config):
     """The final answer that is learned: the teacher's, or the problem's own with the teacher's steps (S_E-A)."""
     second_chance: bool = True
     """Keep a plan whose first solution is wrong for a later one that is right (answered only)."""
+    prefer: Literal["first", "most_often"] = "first"
+    """Which right solution of a plan is learned from: the first, or the one that was sampled most often, which is seldom right for a wrong
+    reason (answered only)."""
     reconstruction: ReconstructionConfig | None = None
     """Of all right traces of a problem learn from the most telling ones, whatever their plans; null: from the first of every plan
     (answered only)."""
@@ -52,6 +55,10 @@ class CollectionConfig(Config):
     """Share of the problems that is never trained on and measured instead; `eval_split` does not apply to collections."""
     fold: int = Field(0, ge=0)
     """Which part of that size is held out, from 0, for cross-validation: with held_out 0.2 there are 0 to 4."""
+
+    max_in_memory: int = Field(200_000, gt=0)
+    """Problems of a task that are held in memory; where more are kept, they are read from a file of them beside the collection's traces,
+    as many at a time."""
 
     @model_validator(mode="after")
     def _fold_is_there(self) -> Self:
@@ -64,4 +71,10 @@ class CollectionConfig(Config):
     def _ranks_right_ones(self) -> Self:
         if self.reconstruction is not None and self.keep != "answered":
             raise ValueError("reconstruction chooses among traces with the right answer; set keep: answered, or remove reconstruction")
+        if self.prefer == "most_often" and self.keep != "answered":
+            raise ValueError("prefer chooses among solutions with the right answer; set keep: answered, or remove prefer")
+        if self.prefer == "most_often" and not self.second_chance:
+            raise ValueError("without a second chance only the first solution of a plan counts; remove prefer, or second_chance: false")
+        if self.prefer == "most_often" and self.reconstruction is not None:
+            raise ValueError("prefer and reconstruction choose among the same solutions; remove one of them")
         return self

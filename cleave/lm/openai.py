@@ -185,4 +185,6 @@ def _completion(prompt: Prompt, choice: dict[str, Any], usage: Usage) -> Complet
         logprobs = tuple(float(value) for value in values)
     if not isinstance(text, str):
         raise TypeError("a reply is text")
+    # JSON can smuggle in half a surrogate pair, which no file and no reply of ours can carry.
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return Completion(text, logprobs=logprobs, finish=_FINISH.get(choice.get("finish_reason") or "", "stop"), usage=usage)
