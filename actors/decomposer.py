@@ -6,23 +6,29 @@
 A reply that is no plan, or was cut off at `max_tokens`, is None with a Failure beside it. With `drafts`, whole plans are not sampled but
 drafted in one superposed pass (cleave/decoding/superposed.py): the reply holds the best drafts up to the n-th that is a plan of its own,
 which is fewer plans than asked for where fewer drafts are. Drafts are not repaired.
+
+With `redraws`, a sampled plan that names what its problem does not (cleave/grounding.py) is sampled so many times more, at temperature 1;
+the one among them that was drawn most often and names nothing strange takes its place. Without such a one it stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from actors.role import Ask, PromptedRole, Reading, Replies, draft, open_model
+from actors.role import Ask, PromptedRole, Reading, Replies, draft, generate, open_model, with_repair
 from cleave.config.roles import DecomposerConfig, RoleConfig
 from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import ParseError
+from cleave.grounding import strangers
 from cleave.lm.protocol import LanguageModel, require
 from cleave.lm.thinking import strip_thinking
 from cleave.plans import DEFAULT_LIMITS, PlanLimits, parse_next, parse_plan
 from cleave.prompts import PromptSet
 from cleave.roles import DecomposeReply, DecomposeRequest
-from cleave.types import Completion, Failure, Finish, Plan, Usage
+from cleave.seeds import derive_seed
+from cleave.types import Completion, Failure, Finish, Plan, Problem, Usage
 
 
 class Decomposer(PromptedRole):
@@ -36,12 +42,14 @@ class Decomposer(PromptedRole):
         repair_retries: int = 0,
         max_tokens: int = 256,
         drafts: Drafting | None = None,
+        redraws: int = 0,
     ) -> None:
         """`drafts`: how plans are drafted; its k is raised to the number of plans that a request asks for; tokens, stop strings and, if
         above 0, temperature are the request's. None: plans are sampled."""
         super().__init__(model, prompts, repair_retries, max_tokens)
         self.limits = limits
         self.drafts = drafts
+        self.redraws = redraws
 
     async def __call__(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
         """One reply per request, in order. Raises what the model raises (GenerationError, ConfigError), nothing for what it writes, and
@@ -57,7 +65,34 @@ class Decomposer(PromptedRole):
         def read(i: int, completion: Completion, text: str) -> Reading[Plan | None]:
             return self._read(requests[i], completion.finish, text)
 
-        return [_reply(result) for result in await self.ask([self._ask(request) for request in requests], read)]
+        asks = [self._ask(request) for request in requests]
+        return [_reply(result) for result in await self._redrawn(requests, asks, await self.ask(asks, read), read)]
+
+    async def _redrawn(
+        self,
+        requests: Sequence[DecomposeRequest],
+        asks: Sequence[Ask],
+        replies: list[Replies[Plan | None]],
+        read: Callable[[int, Completion, str], Reading[Plan | None]],
+    ) -> list[Replies[Plan | None]]:
+        """The replies, with better plans in the place of those that name strangers."""
+        doubtful = [
+            (i, j)
+            for i, request in enumerate(requests)
+            if self.redraws and request.mode == "plan"
+            for j, reading in enumerate(replies[i].readings)
+            if reading.value is not None and not _is_grounded(reading.value, request.problem)
+        ]
+        drawn = await generate(self.model, [self._again_freely(asks[i], j) for i, j in doubtful]) if doubtful else []
+        for (i, j), completions in zip(doubtful, drawn, strict=True):
+            found = self.read_all(i, completions, read)
+            best = _most_frequent([each for each in found.readings if _is_grounded(each.value, requests[i].problem)])
+            replies[i] = with_repair(replies[i], j, Replies((best or replies[i].readings[j],), found.usage))
+        return replies
+
+    def _again_freely(self, ask: Ask, sample: int) -> Ask:
+        seed = None if ask.prompt.seed is None else derive_seed(ask.prompt.seed, "redraw", sample)
+        return Ask(replace(ask.prompt, seed=seed), replace(ask.sampling, n=self.redraws, temperature=1.0), ask.form)
 
     async def _draft(self, requests: Sequence[DecomposeRequest]) -> list[DecomposeReply]:
         asks = [self._ask(request) for request in requests]
@@ -120,7 +155,18 @@ def build_decomposer(config: RoleConfig, model: LanguageModel | None = None) -> 
     if options is not None:
         require(model, "drafts", purpose="a decomposer with drafts")
     drafts = None if options is None else Drafting(options.k, alpha=options.alpha, reset_every=options.reset_every)
-    return Decomposer(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens, drafts=drafts)
+    redraws = config.redraws if isinstance(config, DecomposerConfig) else 0
+    return Decomposer(model, prompts, repair_retries=config.repair_retries, max_tokens=config.max_tokens, drafts=drafts, redraws=redraws)
+
+
+def _is_grounded(plan: Plan | None, problem: Problem) -> bool:
+    return plan is not None and not strangers(plan, problem)
+
+
+def _most_frequent(readings: Sequence[Reading[Plan | None]]) -> Reading[Plan | None] | None:
+    """A reading of the most frequent plan, of equally frequent ones the first; None of nothing."""
+    counts = Counter(reading.value for reading in readings)
+    return max(readings, key=lambda reading: counts[reading.value], default=None)
 
 
 def _reply(replies: Replies[Plan | None]) -> DecomposeReply:

@@ -88,7 +88,7 @@ class PromptedRole:
         Raises what the model raises: GenerationError, ConfigError.
         """
         drawn = await generate(self.model, asks)
-        replies = [self._read_all(i, result, read) for i, result in enumerate(drawn)]
+        replies = [self.read_all(i, result, read) for i, result in enumerate(drawn)]
         for attempt in range(self.repair_retries):
             broken = [
                 (i, j)
@@ -100,10 +100,11 @@ class PromptedRole:
                 break
             again = await generate(self.model, [self._again(asks[i], replies[i].readings[j], j, attempt) for i, j in broken])
             for (i, j), result in zip(broken, again, strict=True):
-                replies[i] = _with_repair(replies[i], j, self._read_all(i, result, read))
+                replies[i] = with_repair(replies[i], j, self.read_all(i, result, read))
         return replies
 
-    def _read_all(self, i: int, drawn: Sequence[Completion], read: Callable[[int, Completion, str], Reading[T]]) -> Replies[T]:
+    def read_all(self, i: int, drawn: Sequence[Completion], read: Callable[[int, Completion, str], Reading[T]]) -> Replies[T]:
+        """The readings of all completions of ask i."""
         readings = tuple(read(i, completion, strip_thinking(completion.text)[0]) for completion in drawn)
         return Replies(readings, sum((completion.usage for completion in drawn), Usage()))
 
@@ -146,7 +147,7 @@ async def _grouped(options: Sequence[H], call: Callable[[H, list[int]], Awaitabl
     return [replies[i] for i in range(len(options))]
 
 
-def _with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Replies[T]:
+def with_repair(replies: Replies[T], sample: int, repaired: Replies[T]) -> Replies[T]:
     """Put a repaired reading in the place of the broken one, and add its cost."""
     readings = list(replies.readings)
     readings[sample] = repaired.readings[0]

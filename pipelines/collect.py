@@ -161,13 +161,14 @@ def _describe_role(role: RoleConfig, model: ModelInfo) -> dict[str, Any]:
         "prompts_sha256": prompts.fingerprint,
         "max_tokens": role.max_tokens,
         "repair_retries": role.repair_retries,
-    } | _describe_drafts(role)
+    } | _describe_plans(role)
 
 
-def _describe_drafts(role: RoleConfig) -> dict[str, Any]:
-    if not isinstance(role, DecomposerConfig) or role.drafts is None:
+def _describe_plans(role: RoleConfig) -> dict[str, Any]:
+    if not isinstance(role, DecomposerConfig):
         return {}
-    return {"drafts": role.drafts.model_dump(mode="json"), "ngrams": role.model.ngrams}
+    redrawn = {"redraws": role.redraws} if role.redraws else {}
+    return redrawn if role.drafts is None else {"drafts": role.drafts.model_dump(mode="json"), "ngrams": role.model.ngrams}
 
 
 def publish(errand: CollectErrand, *, as_json: bool, quiet: bool = False) -> None:

@@ -41,6 +41,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The request took too long",
     }.items()
 }
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"description": "The reply, whole or as a stream", "content": {"text/event-stream": {}}}}
 QUESTION = "Tom has 12 apples and buys 7 more. How many apples does Tom have?"
 EXAMPLES: dict[str, Any] = {
     "question": {"summary": "One question", "value": {"model": "cleave", "messages": [{"role": "user", "content": QUESTION}]}},
@@ -65,7 +66,7 @@ def openai_routes(service: Service, catalogue: Catalogue) -> APIRouter:
     """The router over one service."""
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-    @router.post("/chat/completions", response_model=ChatCompletion, responses=ERRORS, summary="Answer a chat's last question")
+    @router.post("/chat/completions", response_model=ChatCompletion, responses=ERRORS | STREAMED, summary="Answer a chat's last question")
     async def chat_completions(body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES)]) -> Any:
         check_stream(body)
         question, context = read(body.messages)

@@ -17,7 +17,7 @@ from serve.catalogue import Catalogue
 from serve.completion import new_id
 from serve.event_stream import Put, event_stream
 from serve.failures import RETRYABLE, status_of
-from serve.openai_routes import ERRORS, QUESTION
+from serve.openai_routes import ERRORS, QUESTION, STREAMED
 from serve.request import following, plan_of, problem_of, reasoning_of, reply_limit
 from serve.schema import SolveBody, TraceReply
 from serve.service import Listener, Service
@@ -28,7 +28,7 @@ FAILED = (422, 429, 502, 503)
 RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: reply for status, reply in ERRORS.items() if status not in FAILED},
     **{status: {"model": TraceReply, "description": ERRORS[status]["description"]} for status in FAILED},
-    200: {"model": TraceReply, "description": "The trace: plans, solutions, answer, confidence, cost"},
+    200: STREAMED[200] | {"model": TraceReply, "description": "The trace: plans, solutions, answer, confidence, cost"},
 }
 EXAMPLES: dict[str, Any] = {
     "question": {"summary": "One question", "value": {"question": QUESTION}},

@@ -20,7 +20,7 @@ from serve.event_stream import Put, event_stream
 from serve.failures import ApiError, refused
 from serve.generation import answered, check_stream, listened, refuse_for_role, sampling_of, stops_of, wants_usage
 from serve.model_calls import Continue, Continued, DescribeTokenizer, Tokenize, TokenizerNote
-from serve.openai_routes import ERRORS, QUESTION
+from serve.openai_routes import ERRORS, QUESTION, STREAMED
 from serve.request import check_fan_out, problem_of, reasoning_of, reply_limit
 from serve.service import Service
 from serve.text_schema import TextBody, TextCompletion, TokenizeBody, TokenizeReply, TokenizerInfo
@@ -42,7 +42,7 @@ def text_routes(service: Service, catalogue: Catalogue) -> APIRouter:
     """The router over one service."""
     router = APIRouter(tags=["OpenAI"])
 
-    @router.post("/v1/completions", response_model=TextCompletion, responses=ERRORS, summary="Go on from a text")
+    @router.post("/v1/completions", response_model=TextCompletion, responses=ERRORS | STREAMED, summary="Go on from a text")
     async def completions(body: Annotated[TextBody, Body(openapi_examples=EXAMPLES)]) -> Any:
         check_stream(body)
         check_fan_out(len(body.prompts) * body.n, service.limits)

@@ -120,14 +120,11 @@ def test_the_noisy_teacher_keeps_true_steps_in_its_problems() -> None:
 
 
 def test_figures_of_the_ranking_are_paired_with_the_first_right_trace() -> None:
-    found = (
-        [Choice(True, False, False, True, False)] * 30
-        + [Choice(False, False, False, False, False)] * 60
-        + [Choice(True, True, True, True, True)] * 10
-    )
+    found = [Choice(True, False, False, 0.5)] * 30 + [Choice(False, False, False, 0.0)] * 60 + [Choice(True, True, True, 1.0)] * 10
     row = figures(found)
     assert (row["n"], row["where traces differ"]["n"], row["at best"]) == (100, 30, "10.0")
     assert row["first"].startswith("40.0 [")
+    assert row["any distinct"] == "25.0"
     assert row["ranked"].startswith("10.0 [")
     assert row["ranked - first"].startswith("-30.0 [")
     assert row["where traces differ"]["ranked"].startswith("0.0 [")

@@ -227,9 +227,10 @@ def test_lm_eval_scores_a_role_by_likelihood(root: Path, tmp_path: Path, shipped
 
 @pytest.mark.slow
 def test_lm_eval_is_told_that_a_pipeline_has_no_likelihood(root: Path, tmp_path: Path, shipped: str) -> None:
-    arguments = f"base_url={shipped}/v1/completions,model=cleave,num_concurrent=1,max_retries=1,tokenizer_backend=None"
-    with pytest.raises(AssertionError, match="unsupported_field"):
-        evaluated(root, tmp_path, "local-completions", "cleave_chosen", "--model_args", f"{arguments},tokenized_requests=False")
+    """Refused, where any number would be a wrong one."""
+    arguments = f"base_url={shipped}/v1/completions,model=cleave,num_concurrent=1,max_retries=1,tokenizer_backend=remote"
+    with pytest.raises(AssertionError, match="400 Client Error"):
+        evaluated(root, tmp_path, "local-completions", "cleave_chosen", "--model_args", arguments)
 
 
 # --- schemathesis ---
@@ -247,7 +248,7 @@ class Weighs(Speaks):
 def sound_application() -> FastAPI:
     """Roles that never fail, so that whatever does is the server."""
     args, stage = ServeArgs(), Stage()
-    stage.script = Script()
+    stage.script = Script(plan="1. How many in all?")  # within every max_steps
     solver = Solves(stage)
     return create_app(Service(Roles(Decomposes(stage), solver), args.limits, {"solver": Weighs(solver)}), Catalogue.of(args))
 

@@ -86,8 +86,14 @@ class DecomposerConfig(RoleConfig):
     drafts: DraftsConfig | None = None
     """Propose whole plans as the drafts of one superposed pass instead of sampling each; null: sample. Not for endpoints."""
 
+    redraws: int = Field(0, ge=0, le=64)
+    """Plans that are sampled anew, at temperature 1, where a sampled one holds a name or number that the problem does not; the most
+    frequent one without such takes its place. 0: plans stay as they are."""
+
     @model_validator(mode="after")
     def _can_draft(self) -> Self:
+        if self.drafts is not None and self.redraws:
+            raise ValueError("drafts are not redrawn; remove drafts or redraws")
         if self.drafts is not None and self.model.backend == "openai":
             raise ValueError("an endpoint cannot draft by superposition; remove drafts, or use a local model (hf:PATH)")
         return self

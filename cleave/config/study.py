@@ -126,7 +126,7 @@ class StudyConfig(StudyStudents):
         players = {"decomposer": row.decomposer, "solver": row.solver}
         cast = {role: self._player(name, role, checkpoints or {}) for role, name in players.items() if name not in (NOBODY, GOLD)}
         decomposer, solver = (cast.get(role) or next(iter(cast.values())) for role in players)  # who is not asked may be anybody
-        solver = {field: value for field, value in solver.items() if field != "drafts"}
+        solver = {field: value for field, value in solver.items() if field in RoleConfig.model_fields}
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
