@@ -61,6 +61,9 @@ class ModelConfig(Config):
     """Ask for the log-probabilities of replies, from which a single sample gets its confidence; some servers refuse it (openai only)."""
     price: Price = Price()
     """What its tokens cost."""
+    cache: str | None = None
+    """Local folder that keeps its replies: what it was asked before (greedily, or with a seed) it is not asked again, whichever run asks;
+    usage is then that of the first time."""
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +86,8 @@ class ModelConfig(Config):
             raise ValueError(f"base_url and logprobs do not apply to a {self.backend} model")
         if self.backend in ("openai", "recorded") and self.ngrams:
             raise ValueError(f"ngrams do not apply to a {self.backend} model")
+        if self.cache and (self.backend == "recorded" or "://" in self.cache):
+            raise ValueError("cache is a folder on a local disk that keeps a model's replies; a recording needs none")
         if self.backend != "hf" and (self.revision or self.adapter):
             raise ValueError(f"revision and adapter do not apply to a {self.backend} model")
         return self

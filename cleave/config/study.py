@@ -71,6 +71,9 @@ class StudyConfig(StudyStudents):
     """Share of the problems that a student may lose and still be worth distilling."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """Price by name of a model or student; where a player of the table has none, cost is counted in FLOPs."""
+    reuse_replies: bool = True
+    """Keep the models' replies in the study's folder (`replies/`), so that rows in which a model is asked the same ask it once; costs are
+    those of the first time. On remote storage nothing is kept."""
     sizes: bool = False
     """Also measure of each row the model in which it differs from the baseline (parameters, FLOPs, bytes, seconds to generate), and show
     what gates agreed on."""
@@ -196,11 +199,15 @@ class StudyConfig(StudyStudents):
     def _player(self, name: str, role: str, checkpoints: dict[str, str]) -> dict[str, Any]:
         price = {"price": self.prices[name].model_dump()} if name in self.prices else {}
         if name in self.students:
-            return {"model": {SHORT: f"hf:{checkpoints[name]}", **price}}
+            return {"model": {SHORT: f"hf:{checkpoints[name]}", **price, **self._cache()}}
         part: RoleConfig | None = getattr(self.models[name], role)
         if part is None:
             raise ValueError(f"{name!r} has no {role}; say models.{name}.{role}")
-        return part.model_dump() | {"model": part.model.model_dump() | price}
+        kept = {} if part.model.cache or part.model.backend == "recorded" else self._cache()
+        return part.model_dump() | {"model": part.model.model_dump() | price | kept}
+
+    def _cache(self) -> dict[str, str]:
+        return {"cache": f"{self.folder}/replies"} if self.reuse_replies and "://" not in self.folder else {}
 
 
 def _sized(task: object, problems: int | None) -> object:

@@ -14,16 +14,28 @@ if TYPE_CHECKING:
 
 
 def build(config: ModelConfig, record: str | Path | None = None) -> LanguageModel:
-    """Build the model that `config` names. With `record`, its calls are also appended to that file (or folder of files).
+    """Build the model that `config` names, behind its cache if it has one. With `record`, its calls are also appended to that file (or
+    folder of files).
 
     Raises ConfigError with the remedy. Loading local weights blocks.
     """
     model = _BACKENDS[config.backend](config)
+    if config.cache is not None:
+        model = _cached(config, model, config.cache)
     if record is None:
         return model
     from cleave.lm.recorded import Recorder
 
     return Recorder(model, record)
+
+
+def _cached(config: ModelConfig, model: LanguageModel, folder: str) -> LanguageModel:
+    from cleave.lm.reply_cache import CachedModel
+
+    # Local weights are known by their hash, wherever they lie; of an endpoint only the name is known.
+    weights = model.info.revision or config.short
+    options = config.model_dump(mode="json", include={"adapter", "max_model_len", "price", "logprobs"})
+    return CachedModel(model, folder, {"weights": weights, "dtype": model.info.dtype, **options})
 
 
 def _huggingface(config: ModelConfig) -> LanguageModel:
