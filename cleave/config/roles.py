@@ -110,10 +110,19 @@ class VerifierConfig(RoleConfig):
     of a verifier that was trained with judge.steps_per_problem."""
 
 
+SHIPPED_REDRAWS = 8
+"""What the shipped decomposer is asked for by default: plans of generated problems name nothing else than their problems do."""
+
+
+def shipped_decomposer() -> DecomposerConfig:
+    """The decomposer of who names none."""
+    return DecomposerConfig.model_validate({SHORT: "reference:decomposer", "redraws": SHIPPED_REDRAWS})
+
+
 class RolesConfig(Config):
     """The cast. Without a verifier, solutions are scored by the solver's own length-normalised log-probability."""
 
-    decomposer: DecomposerConfig = Field(default_factory=lambda: DecomposerConfig.model_validate("reference:decomposer"))
+    decomposer: DecomposerConfig = Field(default_factory=shipped_decomposer)
     """Splits a problem into sub-questions."""
     solver: RoleConfig = Field(default_factory=lambda: RoleConfig.model_validate("reference:solver"))
     """Answers the sub-questions and the problem."""
