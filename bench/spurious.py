@@ -2,6 +2,7 @@
 
     python -m bench.spurious --threads 2          # two reconstructors of 6M tokens, 12,000 problems with 8 traces each
     python -m bench.spurious --noise static --problems 50 --fitted 200 --tokens 20000 --name spurious-try        # the mechanics
+    python -m bench.spurious --traces-only        # the noisy traces, for configs/studies/noise.yaml: seconds
 
 The teacher is gold with a noise dial on (arXiv 2402.04004): each problem is answered several times along its gold plan, every step wrong
 with a given probability. static: the mistake is on paper only and later steps see the truth; dynamic: later steps inherit it, and the
@@ -71,11 +72,15 @@ def main() -> None:
     folder.prepare()
     rows: list[dict[str, Any]] = []
     for kind in args.noise:
-        teach(args, kind, "fitted", args.fitted, 1, seed=1)
         teach(args, kind, "screened", args.problems, args.samples, seed=0)
+        if args.traces_only:
+            continue
+        teach(args, kind, "fitted", args.fitted, 1, seed=1)
         model = fit(args, kind)
         for family in args.tasks:
             rows.append({"noise": kind, "task": family, **figures(choose(args, kind, family, model))})
+    if args.traces_only:
+        return
     folder.write_lines(METRICS, rows)
     columns = ["noise", "task", "n", "first", "most often", "any distinct", "ranked", "ranked - first", "at best"]
     print_table(columns, [[row[name] for name in columns] for row in rows], title="Right for the wrong reason, %", numbers=columns[2:])
@@ -190,6 +195,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fitted", type=int, default=20_000, help="problems of each task that the reconstructor is trained on")
     parser.add_argument("--tokens", type=int, default=6_000_000, help="training tokens of each reconstructor")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--traces-only", action="store_true", help="write the noisy traces and train nothing")
     return parser.parse_args()
 
 
