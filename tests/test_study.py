@@ -90,6 +90,30 @@ def test_students_may_learn_from_collections_that_are_there(tmp_path: Path) -> N
         validate(StudyConfig, data | {"students": {"S": {}}}, "test")
 
 
+def test_a_row_may_ask_a_role_otherwise() -> None:
+    data = {
+        "name": "s",
+        "models": {"T": {"decomposer": {"model": "reference:decomposer", "max_tokens": 99}, "solver": "reference:solver"}},
+        "distill": {"role": "decomposer", "source": "gold", "tasks": ["lookup"], "init": {"model": "reference:base"}},
+        "students": {"S": {}},
+        "evaluate": {"tasks": ["lookup"]},
+        "rows": {
+            "T": {"decomposer": "T", "solver": "T"},
+            "T again": {"decomposer": "T", "solver": "T", "roles": {"decomposer": {"redraws": 4}}},
+            "S": {"decomposer": "S", "solver": "T", "roles": {"decomposer": {"redraws": 2, "batching": {"max_batch_size": 8}}}},
+        },
+        "baseline": "T",
+    }
+    config = validate(StudyConfig, data, "test")
+    rows = {name: config.row(name, 0, {"S": "runs/s"}).roles.decomposer for name in config.rows}
+    assert [rows[name].redraws for name in rows] == [0, 4, 2]
+    assert (rows["T again"].max_tokens, rows["S"].batching.max_batch_size, rows["S"].model.short) == (99, 8, "hf:runs/s")
+    assert config.first_like("T again") == "T again"
+    wrong = data["rows"] | {"T": {"decomposer": "T", "solver": "T", "roles": {"solver": {"redraws": 4}}}}  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="redraws"):
+        validate(StudyConfig, data | {"rows": wrong}, "test")
+
+
 def test_seeds_of_different_problems_are_refused() -> None:
     with pytest.raises(DataError, match="different problems"):
         PairTable().add("S", pair("S", "T"), [measured("++"), measured("+++")], against="S")

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cleave.config.base import SHORT, Config, validate_part
+from cleave.config.base import SHORT, Config, merged, validate_part
 from cleave.config.collect import CollectConfig
 from cleave.config.evaluate import EvaluateConfig
 from cleave.config.model import ModelConfig, Price
@@ -42,6 +42,8 @@ class RowConfig(Config):
     """A name of `models` or `students`; gold: the task's answers to what the plan asks."""
     reasoning: dict[str, Any] = Field(default_factory=dict)
     """Fields of `evaluate.reasoning` that differ, such as strategy: direct."""
+    roles: dict[Literal["decomposer", "solver"], dict[str, Any]] = Field(default_factory=dict)
+    """Fields of the two roles that differ, such as decomposer: {redraws: 8}."""
     tasks: tuple[str, ...] | None = None
     """Labels of the evaluated tasks; null: all."""
     problems: int | None = Field(None, gt=0)
@@ -130,6 +132,7 @@ class StudyConfig(StudyStudents):
         cast = {role: self._player(name, role, checkpoints or {}) for role, name in players.items() if name not in (NOBODY, GOLD)}
         decomposer, solver = (cast.get(role) or next(iter(cast.values())) for role in players)  # who is not asked may be anybody
         solver = {field: value for field, value in solver.items() if field in RoleConfig.model_fields}
+        decomposer, solver = (merged(part, row.roles.get(role, {})) for role, part in zip(players, (decomposer, solver), strict=True))
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
