@@ -24,6 +24,8 @@ from cleave.errors import CleaveError
 
 Req = TypeVar("Req")
 Rep = TypeVar("Rep")
+OnBatch = Callable[[int, int], None]
+"""Gets (requests, sequences) when a batch reaches the model."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class _Ticket(Generic[Req, Rep]):
     size: int
     arrived: float
     reply: asyncio.Future[Rep]
+    on_batch: OnBatch | None = None
 
 
 class MicroBatcher(Generic[Req, Rep]):
@@ -74,7 +77,7 @@ class MicroBatcher(Generic[Req, Rep]):
         max_batch_size: int = 64,
         batch_wait_timeout_s: float = 0.005,
         concurrency: int = 1,
-        on_batch: Callable[[int, int], None] | None = None,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self._run = run
         self._key = key
@@ -93,10 +96,12 @@ class MicroBatcher(Generic[Req, Rep]):
         """Counters up to now."""
         return BatcherStats(self._batches, self._requests, self._sequences, self._failed, len(self._waiting), len(self._running))
 
-    async def submit(self, request: Req) -> Rep:
-        """Wait for the reply to one request. Raises what the model raised for it."""
+    async def submit(self, request: Req, on_batch: OnBatch | None = None) -> Rep:
+        """Wait for the reply to one request. `on_batch` is called for the batch that it is in, and again where it is repeated alone. Raises
+        what the model raised for it."""
         loop = asyncio.get_running_loop()
-        ticket = _Ticket[Req, Rep](request, self._key(request), max(1, self._size(request)), time.monotonic(), loop.create_future())
+        size, reply = max(1, self._size(request)), loop.create_future()
+        ticket = _Ticket[Req, Rep](request, self._key(request), size, time.monotonic(), reply, on_batch)
         self._waiting[id(ticket)] = ticket
         self._pump()
         try:
@@ -185,6 +190,9 @@ class MicroBatcher(Generic[Req, Rep]):
         self._sequences += sequences
         if self._on_batch is not None:
             self._on_batch(len(batch), sequences)
+        for ticket in batch:
+            if ticket.on_batch is not None:
+                ticket.on_batch(len(batch), sequences)
         try:
             replies = await self._run([ticket.request for ticket in batch])
             if len(replies) != len(batch):

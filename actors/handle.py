@@ -9,12 +9,12 @@ Left out: Ray (pool.py) and handles without batching (local.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Hashable
+from collections.abc import AsyncIterator, Collection, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from actors.batcher import BatcherStats, MicroBatcher
+from actors.batcher import BatcherStats, MicroBatcher, OnBatch
 from actors.local import BatchedRole, LocalHandle, local_roles
 from cleave.config.roles import RoleConfig, RolesConfig
 from cleave.roles import ROLES, DecomposeRequest, Role, Roles, SolveRequest, VerifyRequest
@@ -27,7 +27,7 @@ A = TypeVar("A")
 class BatchingHandle(Generic[Q, A]):
     """Groups the requests of many callers into calls of one role. `on_batch` gets (requests, sequences) of each batch."""
 
-    def __init__(self, role: BatchedRole[Q, A], config: RoleConfig, on_batch: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, role: BatchedRole[Q, A], config: RoleConfig, on_batch: OnBatch | None = None) -> None:
         self.role = role
         remote = config.model.backend == "openai"  # an endpoint batches by itself: one request per call, many calls at a time
         self._batcher: MicroBatcher[Q, A] = MicroBatcher(
@@ -40,8 +40,9 @@ class BatchingHandle(Generic[Q, A]):
             on_batch=on_batch,
         )
 
-    async def __call__(self, request: Q) -> A:
-        return await self._batcher.submit(request)
+    async def __call__(self, request: Q, on_batch: OnBatch | None = None) -> A:
+        """The reply to one request. `on_batch`: as for the constructor, of the batch that this request is in."""
+        return await self._batcher.submit(request, on_batch)
 
     async def info(self) -> ModelInfo:
         return self.role.info

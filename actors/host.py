@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from actors.batcher import BatcherStats
+from actors.batcher import BatcherStats, OnBatch
 from actors.decomposer import build_decomposer
 from actors.handle import BatchingHandle
 from actors.local import BatchedRole
@@ -77,23 +77,23 @@ class RoleHost:
     async def stats(self) -> BatcherStats:
         return self._handle.stats if self._handle is not None else BatcherStats()
 
-    async def call(self, request: Any) -> Any:
-        """The reply to one request, or the CleaveError that it met."""
+    async def call(self, request: Any, on_batch: OnBatch | None = None) -> Any:
+        """The reply to one request, or the CleaveError that it met. `on_batch`: told of its batch; for callers in this process."""
         start = time.perf_counter()
         outcome = "error"
         try:
-            reply = await self._answer(request)
+            reply = await self._answer(request, on_batch)
             outcome = type(reply).__name__ if isinstance(reply, CleaveError) else "ok"
             return reply
         finally:
             self._metrics.call(outcome, time.perf_counter() - start)
             self._metrics.waiting(0 if self._handle is None else self._handle.stats.waiting)
 
-    async def _answer(self, request: Any) -> Any:
+    async def _answer(self, request: Any, on_batch: OnBatch | None) -> Any:
         if self._handle is None:
             return self._broken
         try:
-            reply = await self._handle(request)
+            reply = await self._handle(request, on_batch)
         except CleaveError as error:
             return error
         self._metrics.tokens(reply.usage.prompt_tokens, reply.usage.completion_tokens)

@@ -68,6 +68,21 @@ async def test_size_counts_sequences_and_a_large_request_runs_alone() -> None:
     assert model.batches == [["a", "b"], ["c"], ["huge"], ["d"]]
 
 
+async def test_each_request_is_told_of_its_own_batch_and_of_its_repetition() -> None:
+    model = GatedModel(bad={"c": GenerationError("no reply; look.")})
+    model.gate.set()
+    batcher = make(model, max_batch_size=8)
+    told: list[tuple[str, int, int]] = []
+
+    async def one(ask: Ask) -> str:
+        return await batcher.submit(ask, lambda requests, sequences: told.append((ask.name, requests, sequences)))
+
+    asks = (Ask("a", size=2), Ask("x", "warm"), Ask("b"), Ask("y", "warm"), Ask("c", "warm"))
+    await asyncio.gather(*map(one, asks), return_exceptions=True)
+    assert told[:5] == [("a", 2, 3), ("b", 2, 3), ("x", 3, 3), ("y", 3, 3), ("c", 3, 3)]
+    assert told[5:] == [("x", 1, 1), ("y", 1, 1), ("c", 1, 1)]
+
+
 async def test_full_batch_does_not_wait() -> None:
     model = GatedModel()
     batcher = make(model, batch_wait_timeout_s=1000)
