@@ -66,6 +66,8 @@ def create_app(
         assert ledger is not None
         app.add_middleware(Gate, ring=keys, ledger=ledger, retry_after_s=service.limits.retry_after_s)
     app.add_middleware(Watch, observer=service.observer)
+    if service.spans is not None:
+        service.spans.watch(app)
     failures.install(app, service.limits.retry_after_s)
     # The gate asks for the key; this tells the documentation of it.
     needed = [Depends(HTTPBearer(auto_error=False))] if keys is not None else []

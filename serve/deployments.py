@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray import serve as ray_serve
 from ray.serve.config import BackpressureConfig
@@ -20,6 +21,7 @@ from actors.host import DecomposerHost, RoleHost, SolverHost, VerifierHost
 from actors.solver import Solver as SolverRole
 from cleave.config.roles import RoleConfig
 from cleave.config.serve import ServeArgs
+from cleave.config.serve_tracing import TracingConfig
 from cleave.errors import CleaveError, ConfigError
 from cleave.roles import Role
 from cleave.types import ModelInfo
@@ -28,6 +30,11 @@ from serve.event_log import log_call
 from serve.ledger import LocalLedger
 from serve.model_calls import Continue, ModelCall, RoleModel, Say
 from serve.pins import Answer, Version
+from serve.tracing import Carrier, spans_of
+
+if TYPE_CHECKING:
+    from serve.call_spans import ReplicaCall
+    from serve.spans import Spans
 
 START_ATTEMPTS = 1
 """A model that cannot be loaded will not load the second time either."""
@@ -45,8 +52,11 @@ class RoleReplica:
 
     host: ClassVar[type[RoleHost]]
 
-    async def __init__(self, config: RoleConfig, logs_calls: bool = False) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: RoleConfig, logs_calls: bool = False, tracing: TracingConfig | None = None
+    ) -> None:
         self._logs_calls = logs_calls
+        self._spans = spans_of(tracing or TracingConfig())
         self._host = cast(Any, self.host(config))
         ready = await self._host.ready()
         if isinstance(ready, CleaveError):
@@ -54,43 +64,69 @@ class RoleReplica:
         self._version = Version.of(config, ready)
         self._model = _model_of(self._host._handle.role)
 
-    async def __call__(self, request: Any) -> Any:
-        """The reply to one request, or the CleaveError that it met."""
+    async def __call__(self, request: Any, carrier: Carrier | None = None) -> Any:
+        """The reply to one request, or the CleaveError that it met. `carrier`: the caller's span, here and below (serve/tracing.py)."""
         start = time.perf_counter()
-        reply = await self._host.call(request)
+        with self._span(carrier) as span:
+            reply = await self._host.call(request, None if span is None else span.batch)
+            if span is not None:
+                span.reply(reply)
         if self._logs_calls:
             log_call(self.host.role_name, reply, time.perf_counter() - start)
         return reply
 
-    async def answer(self, request: Any, wanted: Version | None) -> Answer:
+    async def answer(self, request: Any, wanted: Version | None, carrier: Carrier | None = None) -> Answer:
         """The same, and whose it is; nothing where another version is wanted (serve/pins.py)."""
         if wanted is not None and wanted != self._version:
             return Answer(self._version, declined=True)
-        return Answer(self._version, await self(request))
+        return Answer(self._version, await self(request, carrier))
 
     async def info(self) -> ModelInfo | CleaveError:
         """Which weights answer."""
         info: ModelInfo | CleaveError = await self._host.ready()
         return info
 
-    async def ask_model(self, call: ModelCall) -> Any:
+    async def ask_model(self, call: ModelCall, carrier: Carrier | None = None) -> Any:
         """What the model behind the role replies (serve/model_calls.py), or the CleaveError that it met."""
-        try:
-            return await self._asked().ask(call)
-        except CleaveError as error:
-            return error
+        with self._span(carrier) as span:
+            reply = await self._reply(call)
+            if span is not None:
+                span.reply(reply)
+            return reply
 
-    async def stream_model(self, call: Say | Continue, wanted: Version | None = None) -> AsyncIterator[Any]:
+    async def stream_model(self, call: Say | Continue, wanted: Version | None = None, carrier: Carrier | None = None) -> AsyncIterator[Any]:
         """Whose reply it is, then pieces of it and, at the end, all of it, or the CleaveError that it met; nothing more where another
         version is wanted."""
         yield self._version
         if wanted is not None and wanted != self._version:
             return
+        with self._span(carrier) as span:
+            try:
+                async for item in self._asked().stream(call):
+                    if span is not None:
+                        span.reply(item)
+                    yield item
+            except CleaveError as error:
+                if span is not None:
+                    span.reply(error)
+                yield error
+
+    def __del__(self) -> None:
+        """Serve calls it when the replica stops."""
+        spans: Spans | None = getattr(self, "_spans", None)  # none yet where the constructor failed
+        if spans is not None:
+            spans.close()
+
+    def _span(self, carrier: Carrier | None) -> AbstractContextManager[ReplicaCall | None]:
+        if self._spans is None or carrier is None:
+            return nullcontext()
+        return self._spans.call(self.host.role_name, self._version.model.name, carrier)
+
+    async def _reply(self, call: ModelCall) -> Any:
         try:
-            async for item in self._asked().stream(call):
-                yield item
+            return await self._asked().ask(call)
         except CleaveError as error:
-            yield error
+            return error
 
     def _asked(self) -> RoleModel:
         if self._model is None:
@@ -141,7 +177,7 @@ def bind_roles(args: ServeArgs) -> dict[Role, Any]:
         "verifier": args.roles.verifier,
     }
     return {
-        role: DEPLOYMENTS[role].options(**role_options(config, args)).bind(config, args.logs.encoding == "JSON")
+        role: DEPLOYMENTS[role].options(**role_options(config, args)).bind(config, args.logs.encoding == "JSON", args.tracing)
         for role, config in wanted.items()
         if config is not None
     }

@@ -26,6 +26,7 @@ from serve.ledger import Counts
 from serve.limiter import Refusal
 from serve.model_calls import Continue, Continued, ModelCall, Piece, Said, Say
 from serve.pins import CURRENT, Answer, Pins, Version
+from serve.tracing import carried
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -58,7 +59,7 @@ class ServeHandle(Generic[Q, A]):
 
     async def __call__(self, request: Q) -> A:
         pins = CURRENT.get()
-        reply: A = await (self._ask("__call__", request) if pins is None else self._ask_pinned(pins, request))
+        reply: A = await (self._ask("__call__", request, *carried()) if pins is None else self._ask_pinned(pins, request))
         return reply
 
     async def info(self) -> ModelInfo:
@@ -69,7 +70,7 @@ class ServeHandle(Generic[Q, A]):
 
     async def ask(self, call: ModelCall) -> Any:
         """See RoleModel (serve/model_calls.py)."""
-        return await self._ask("ask_model", call)
+        return await self._ask("ask_model", call, *carried())
 
     async def stream(self, call: Say | Continue) -> AsyncIterator[Piece | Said | Continued]:
         """See RoleModel. When the replica dies, another one begins again; what was streamed already is not repeated."""
@@ -95,7 +96,7 @@ class ServeHandle(Generic[Q, A]):
         """A reply of the version that the request is pinned to. Raises RoleUnavailable, with the pins mixed, where it is gone."""
         declined = 0
         while True:
-            answer: Answer = await self._ask("answer", request, pins.versions.get(self.role))
+            answer: Answer = await self._ask("answer", request, pins.versions.get(self.role), *carried())
             self._info = (time.monotonic(), answer.version.model)
             if pins.fits(self.role, answer.version) and not answer.declined:
                 if isinstance(answer.reply, CleaveError):
@@ -141,7 +142,7 @@ class ServeHandle(Generic[Q, A]):
 
     async def _stream_once(self, call: Say | Continue, pins: Pins) -> AsyncIterator[Any]:
         """One streaming call, cancelled when its reader leaves. Raises _Declined where another version replies."""
-        response: Any = self._handle.options(stream=True).stream_model.remote(call, pins.versions.get(self.role))
+        response: Any = self._handle.options(stream=True).stream_model.remote(call, pins.versions.get(self.role), *carried())
         whole = False
         try:
             with self._typed():

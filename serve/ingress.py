@@ -7,7 +7,7 @@ A client that leaves cancels its request: Serve cancels the route, the route its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -30,6 +30,10 @@ from serve.metrics import Metrics
 from serve.observer import Observer, Observers
 from serve.service import Service
 from serve.tally import Tally
+from serve.tracing import spans_of
+
+if TYPE_CHECKING:
+    from serve.spans import Spans
 
 HEADROOM = 32
 """Requests that a replica takes beyond those it works on, to answer them with 429 itself or to report its health."""
@@ -47,21 +51,29 @@ class Ingress:
         ledger: DeploymentHandle[Any] | None = None,
         batches: DeploymentHandle[Any] | None = None,
     ) -> None:
-        """Raises ConfigError for keys that cannot be read, or that are missing where others reach Serve."""
+        """Raises ConfigError for keys that cannot be read, or are missing where others reach Serve, and for spans that cannot be sent."""
         self._args = args
         check_guarded(args, host_of_serve())
         self._keys = KeyRing.read(args.keys) if args.keys.required else None
+        self._spans = spans_of(args.tracing)
         self._ledger = LedgerHandle(ledger) if ledger is not None else None
         self._batches = BatchesHandle(batches, args.batches) if batches is not None else None
         roles = serve_roles(args, handles)
         self._tally = Tally(self._ledger) if args.upgrades.watch_s and self._ledger is not None else None
         observer = observer_of(args) if self._tally is None else Observers((observer_of(args), self._tally))
         models: dict[Role, Any] = {"decomposer": roles.decomposer, "solver": roles.solver}
-        self._service = Service(roles, args.limits, models, self._ledger if args.traces.max_traces else None, observer)
+        traces = self._ledger if args.traces.max_traces else None
+        self._service = Service(roles, args.limits, models, traces, observer, self._spans)
 
     async def current_args(self) -> ServeArgs:
         """What the application was built from."""
         return self._args
+
+    def __del__(self) -> None:
+        """Serve calls it when the replica stops."""
+        spans: Spans | None = getattr(self, "_spans", None)  # none yet where the constructor failed
+        if spans is not None:
+            spans.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         catalogue, background = Catalogue.of(self._args), [] if self._tally is None else [self._tally.run]

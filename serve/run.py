@@ -247,16 +247,23 @@ def _stop_serve_unless_used() -> None:
 
 
 def _environment(config: ServeConfig, address: str) -> dict[str, Any]:
-    """How replicas find this tree's packages, by path on this machine, sent along to a cluster elsewhere; and the hashed keys, if this
-    machine has them in its environment."""
-    name = config.keys.env
-    keys = {name: os.environ[name]} if name is not None and name in os.environ else {}
+    """How replicas find this tree's packages, by path on this machine, sent along to a cluster elsewhere; and the hashed keys and what
+    is said of spans, if this machine has them in its environment."""
+    sent = {name: os.environ[name] for name in _passed_on(config) if name in os.environ}
     if address == "local":
         path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-        return {"env_vars": {"PYTHONPATH": path, **keys}}
+        return {"env_vars": {"PYTHONPATH": path, **sent}}
     # A job has its tree already, and Ray allows only one.
     tree = {} if INSIDE_A_JOB in os.environ else {"working_dir": str(ROOT)}
-    return {**tree, **({"env_vars": keys} if keys else {})}
+    return {**tree, **({"env_vars": sent} if sent else {})}
+
+
+def _passed_on(config: ServeConfig) -> set[str]:
+    """Variables that replicas need. Headers for the receiver of spans hold secrets: the nodes have them themselves, or do without."""
+    names = {config.keys.env, config.tracing.endpoint_env} - {None}
+    if config.tracing.on:
+        names |= {name for name in os.environ if name.startswith("OTEL_") and not name.endswith("_HEADERS")}
+    return {name for name in names if name is not None}
 
 
 def _reachable(host: str) -> str:

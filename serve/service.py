@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.serve import LimitsConfig
@@ -27,9 +27,13 @@ from serve.given_plan import GivenPlan
 from serve.lease import book, booked, borrows, holder
 from serve.ledger import Ledger
 from serve.model_calls import Continue, Continued, ModelCall, Piece, RoleModel, Said, Say, Weigh
-from serve.observer import Observer
+from serve.observer import Observer, Observers
 from serve.pins import CURRENT, Pins, pinned
 from serve.solvers import Capped, Heard, can_be_heard, heard
+
+if TYPE_CHECKING:
+    from serve.problem_spans import ProblemSpans
+    from serve.spans import Spans
 
 READY_WITHIN_S = 2.0
 BEGINNINGS = 5
@@ -68,11 +72,16 @@ class Service:
         models: Mapping[Role, RoleModel] | None = None,
         traces: Ledger | None = None,
         observer: Observer | None = None,
+        spans: Spans | None = None,
     ) -> None:
         """`models`: the models that can be asked past their roles; `traces`: where traces are kept, None: nowhere; `observer`: who is told
-        of what happens, None: nobody."""
+        of what happens, None: nobody; `spans`: who makes spans of it, None: nobody."""
         self.limits = limits
         self.observer = observer or Observer()
+        self.spans = spans
+        if spans is not None:
+            self.observer = Observers((self.observer, spans.notes))
+            roles, models = spans.roles(roles), spans.models(models or {})
         self._traces = traces
         self._roles = booked(roles)
         self._models = models or {}
@@ -126,13 +135,19 @@ class Service:
             if pins.mixed:
                 return
             account.note(event)
+            if spans is not None:
+                spans.note(event)
             if listener is not None:
                 listener.on_event(i, event)
 
-        trace = await reason(problem, roles, way, on_event=on_event)
-        if not pins.mixed:
-            account.close(trace)
+        with self._spans_of(way) as spans:
+            trace = await reason(problem, roles, way, on_event=on_event)
+            if not pins.mixed:
+                account.close(trace)
         return trace
+
+    def _spans_of(self, way: ReasoningConfig) -> AbstractContextManager[ProblemSpans | None]:
+        return nullcontext() if self.spans is None else self.spans.problem(way.strategy)
 
     async def decompose(self, request: DecomposeRequest) -> tuple[DecomposeReply, ModelInfo]:
         """The decomposer's reply as it is, and whose it is. Raises CleaveError, ApiError 429 or 504."""

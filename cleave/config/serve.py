@@ -19,6 +19,7 @@ from cleave.config.reasoning import PLANNED, ReasoningConfig, StageStrategy
 from cleave.config.roles import DecomposerConfig, RoleConfig, RolesConfig, VerifierConfig
 from cleave.config.serve_batches import BatchesConfig
 from cleave.config.serve_keys import KeysConfig, is_loopback
+from cleave.config.serve_tracing import TracingConfig
 from cleave.config.serve_upgrades import UpgradesConfig
 from cleave.errors import ConfigError
 from cleave.roles import ROLES
@@ -117,6 +118,8 @@ class ServeArgs(Config):
     """What the roles were before their last promotions; `cleave serve promote` writes it, `cleave serve rollback` reads it."""
     logs: LogsConfig = LogsConfig()
     """What the replicas write into their logs."""
+    tracing: TracingConfig = TracingConfig()
+    """Where the spans of requests go; not to be confused with `traces`, what a problem's reasoning was."""
     ingress: IngressConfig = IngressConfig()
     """The HTTP replicas."""
 
