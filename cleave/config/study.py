@@ -132,7 +132,8 @@ class StudyConfig(StudyStudents):
         cast = {role: self._player(name, role, checkpoints or {}) for role, name in players.items() if name not in (NOBODY, GOLD)}
         decomposer, solver = (cast.get(role) or next(iter(cast.values())) for role in players)  # who is not asked may be anybody
         solver = {field: value for field, value in solver.items() if field in RoleConfig.model_fields}
-        decomposer, solver = (merged(part, row.roles.get(role, {})) for role, part in zip(players, (decomposer, solver), strict=True))
+        decomposer = merged(decomposer, row.roles.get("decomposer", {}))
+        solver = merged(solver, row.roles.get("solver", {}))
         data = self.evaluate | {"reasoning": reasoning, "roles": {"decomposer": decomposer, "solver": solver}}
         data["tasks"] = [_sized(task, row.problems) for task in data["tasks"] if row.tasks is None or _label(task) in row.tasks]
         suffix = f"-seed{seed}" if self.depends_on_seed(name) else ""
