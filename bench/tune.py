@@ -33,8 +33,9 @@ from cleave.packing import pad
 from pipelines.assembly import build_data, build_objective, build_sampler
 from pipelines.curriculum import build_curriculum
 from pipelines.start import load_start
+from tune.placement import check_placement
 from tune.rounds import round_of
-from tune.search import check_placement, run_round
+from tune.search import run_round
 from tune.search_folder import open_search
 from tune.trial import run_trial
 

@@ -48,8 +48,7 @@ class Shortage:
 def demands_of(config: Config) -> dict[str, list[Demand]]:
     """By run: what it reserves at the same time. Runs come one after another; what stays in one process reserves nothing."""
     if isinstance(config, SearchConfig):
-        trials = Demand("trials", config.max_concurrent_trials or 1, _positive(config.resources_per_trial), "resources_per_trial")
-        return {config.name: [trials]}
+        return {config.name: _of_search(config)}
     return {name: found for name, run in runs_of(config).items() if (found := _of_run(run))}
 
 
@@ -67,6 +66,16 @@ def amounts(resources: Resources) -> str:
 def total(nodes: Sequence[Resources], name: str) -> float:
     """What all nodes have of a resource."""
     return sum(node.get(name, 0.0) for node in nodes)
+
+
+def _of_search(config: SearchConfig) -> list[Demand]:
+    """Its trials at the same time; where several workers train for each, those and what starts them."""
+    count = config.max_concurrent_trials or 1
+    if not config.on_workers:
+        return [Demand("trials", count, config.reserved, "resources_per_trial")]
+    each = config.distill.get("resources_per_worker", {"CPU": 1.0})
+    workers = Demand("workers", count * int(config.distill["num_workers"]), _positive(each), "distill.resources_per_worker")
+    return [workers, Demand("drivers of trials", count, config.reserved, "max_concurrent_trials")]
 
 
 def _of_run(run: Config) -> list[Demand]:

@@ -13,8 +13,9 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from pipelines.capture import capture
 from pipelines.live_metrics import LiveMetrics, ReportLogs, following
 
 if TYPE_CHECKING:
+    from cleave.stream import StepStream
     from cleave.training import RoleTrainer
 
 TRAVELS = ("best", METRICS)
@@ -43,27 +45,43 @@ _MANY = 1_000_000
 """Workers that a node holds if they need nothing."""
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a search adds to a run. `callbacks` are made on every worker from its stream, `listeners` are in Ray's controller; workers start
+    from `begins`, a folder that all nodes see with checkpoints in trainer/ and a metrics.jsonl, unless a checkpoint was reported."""
+
+    callbacks: Sequence[Callable[[StepStream], TrainerCallback]] = ()
+    listeners: Sequence[ray.train.UserCallback] = ()
+    begins: Path | None = None
+
+
 def fit(config: DistillConfig, folder: RunFolder) -> bool:
     """Train to the end and export. Raises ConfigError where the cluster is too small, RoleUnavailable when workers die too often,
     TrainingError for a loss that is not finite, StorageError where checkpoints cannot be written."""
     with connected():
         check_fits(config)
         distributions = capture(config)
-        try:
-            with own_interrupts(), following(folder, config.train.steps(config.max_workers), label=config.name):
-                result = trainer(config, folder, distributions).fit()
-        except ray.train.TrainingFailedError as error:
-            raise _own_error(error) or RoleUnavailable(
-                f"training failed on its workers: {_first_line(error)}; run the same command again to go on from the last checkpoint."
-            ) from error
+        with own_interrupts(), following(folder, config.train.steps(config.max_workers), label=config.name):
+            checkpoint = last_checkpoint(trainer(config, folder, distributions), folder)
+    with checkpoint.as_directory() as files:
+        deliver(config, folder, Path(files))
+    return True
+
+
+def last_checkpoint(run: TorchTrainer, folder: RunFolder) -> ray.train.Checkpoint:
+    """Train to the end; the checkpoint that holds all that is to be exported. Raises as `fit` does."""
+    try:
+        result = run.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _own_error(error) or RoleUnavailable(
+            f"training failed on its workers: {_first_line(error)}; run the same command again to go on from the last checkpoint."
+        ) from error
     if isinstance(result.return_value, TrainingError):
         raise result.return_value
     checkpoint = result.get_best_checkpoint("step", "max") or result.checkpoint
     if checkpoint is None:
         raise RoleUnavailable(f"{folder.location} has no checkpoint; run the same command again.")
-    with checkpoint.as_directory() as files:
-        deliver(config, folder, Path(files))
-    return True
+    return checkpoint
 
 
 @contextmanager
@@ -79,12 +97,17 @@ def own_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def trainer(config: DistillConfig, folder: RunFolder, distributions: Sequence[str] = ()) -> TorchTrainer:
+def trainer(config: DistillConfig, folder: RunFolder, distributions: Sequence[str] = (), extras: Extras | None = None) -> TorchTrainer:
     """The Ray trainer of one run; its files are under the run folder's `ray/`. `distributions` is what `capture` returned."""
-    resources = dict(config.resources_per_worker)
+    resources, extras = dict(config.resources_per_worker), extras or Extras()
     return TorchTrainer(
         work,
-        train_loop_config={"config": config.model_dump(mode="json"), "distributions": list(distributions)},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "distributions": list(distributions),
+            "callbacks": list(extras.callbacks),
+            "begins": extras.begins,
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers,
             resources_per_worker=resources,
@@ -98,7 +121,10 @@ def trainer(config: DistillConfig, folder: RunFolder, distributions: Sequence[st
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            callbacks=[LiveMetrics(config.storage_path, config.name, tensorboard="tensorboard" in config.train.report_to)],
+            callbacks=[
+                LiveMetrics(config.storage_path, config.name, tensorboard="tensorboard" in config.train.report_to),
+                *extras.listeners,
+            ],
         ),
     )
 
@@ -115,7 +141,7 @@ def work(options: Mapping[str, Any]) -> TrainingError | None:
     context = ray.train.get_context()
     here = Path(tempfile.mkdtemp(prefix="cleave-distill-"))
     try:
-        restore(here)
+        restore(here, options["begins"])
         callbacks = [MetricsFile(here / METRICS), ReportLogs(), Report(here)]
         built, data = build_trainer(
             config,
@@ -125,6 +151,8 @@ def work(options: Mapping[str, Any]) -> TrainingError | None:
             callbacks=callbacks,
             distributions=options["distributions"],
         )
+        for callback in options["callbacks"]:
+            built.add_callback(callback(built.stream))
         prepared = prepare_trainer(built)
         prepared.fit()
         conclude(config, here, prepared, data)
@@ -170,12 +198,15 @@ def sending() -> Iterator[None]:
         raise StorageError(f"cannot store a checkpoint ({reason}); free space there, then run the same command again to resume.") from error
 
 
-def restore(folder: Path) -> None:
-    """Bring the last reported checkpoint into this worker's folder."""
+def restore(folder: Path, begins: Path | None = None) -> None:
+    """Bring the last reported checkpoint into this worker's folder, else what another training left to begin from."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as files:
             shutil.copytree(files, folder, dirs_exist_ok=True)
+    elif begins is not None:
+        shutil.copytree(begins / "trainer", folder, dirs_exist_ok=True)
+        shutil.copy2(begins / METRICS, folder / METRICS)
 
 
 def conclude(config: DistillConfig, folder: Path, built: RoleTrainer, data: Any) -> None:
@@ -217,9 +248,13 @@ def check_fits(config: DistillConfig) -> None:
 
 def places(resources: Mapping[str, float]) -> int:
     """How many workers the cluster's nodes can hold, each of them on one node."""
-    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(held(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
+
+
+def held(node: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """How many workers a node can hold."""
     needs = [(name, each) for name, each in resources.items() if each > 0]
-    return sum(min((int(node.get(name, 0.0) / each + 1e-6) for name, each in needs), default=_MANY) for node in nodes)
+    return min((int(node.get(name, 0.0) / each + 1e-6) for name, each in needs), default=_MANY)
 
 
 def _copy(source: Path, target: Path) -> None:

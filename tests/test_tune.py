@@ -91,7 +91,6 @@ def test_a_list_is_a_choice_and_permutations_are_of_the_runs_skills() -> None:
         ({"seeds": [0, 1, 2], "leaders": [2, 3]}, "do not grow"),
         ({"seeds": [1, 1], "leaders": [2]}, "occurs twice"),
         ({"distill": DISTILL | {"name": "x"}}, "the search's business"),
-        ({"distill": DISTILL | {"backend": "ray", "num_workers": 2}}, "one worker in its own process"),
         ({"distill": DISTILL | {"tasks": [{"task": "arithmetic", "eval_split": "test"}]}}, "not be those of a test split"),
         ({"metric": "exact_match"}, "set distill.evaluation.generate"),
         ({"metric": "f_score", "space": {"curriculum.mixture": ["ordered", "shuffled"]}}, "f_score needs stages"),

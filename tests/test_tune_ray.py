@@ -20,8 +20,9 @@ from tests.test_tune import DISTILL, make_candidate, make_search
 from tune.candidates import read_candidates
 from tune.curriculum import main
 from tune.outcome import Outcome
+from tune.placement import check_placement
 from tune.rounds import key_of, round_of
-from tune.search import Round, check_placement, run_round, scheduler_of, tell_scheduler
+from tune.search import Round, run_round, scheduler_of, tell_scheduler
 from tune.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -88,9 +88,10 @@ def check(config: CurriculumSearchConfig) -> str:
 def plan(config: CurriculumSearchConfig, *, as_json: bool) -> int:
     """What a search would do, for --dry-run."""
     from pipelines import distill
+    from tune.placement import planned
 
-    trial = example(config)
-    say(f"{config.name}: {size(config)}; each: {distill.check(trial).partition(': ')[2]}; nothing was started.")
+    each = distill.check(example(config)).partition(": ")[2]
+    say(f"{config.name}: {size(config)}; {planned(config)}; each: {each}; nothing was started.")
     print(json.dumps(config.model_dump(mode="json")) if as_json else dump(config), end="\n" if as_json else "")
     return 0
 

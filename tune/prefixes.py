@@ -9,6 +9,9 @@ trials that train the same stage at the same time both do so.
     prefixes.copy_into(config, run)                  # before the trainer is built
     trainer.add_callback(KeepPrefixes(prefixes, config, run, trainer.stream))
 
+Where several workers train, each saves its part and Ray puts them together; then SaveAtEnds asks for the checkpoints and workers.py keeps
+them.
+
 Left out: mixtures without stages, and the last stages, which no other order shares.
 """
 
@@ -19,6 +22,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,51 +63,67 @@ class Prefixes:
                 return stage + 1
         return 0
 
+    def missing(self, config: DistillConfig) -> list[int]:
+        """The stages whose end is not kept."""
+        return [stage for stage in range(len(shared_ends(config))) if not self.folder_of(config, stage).exists()]
 
-class KeepPrefixes(TrainerCallback):
-    """Saves a checkpoint before each step that may draw from the next stage, and keeps a copy of it."""
-
-    def __init__(self, prefixes: Prefixes, config: DistillConfig, run: Path, stream: StepStream) -> None:
-        train = config.train
-        self._prefixes, self._config, self._run, self._stream = prefixes, config, run, stream
-        self._ends = shared_ends(config)
-        step_tokens = train.per_device_train_batch_tokens * train.gradient_accumulation_steps
-        self._most = step_tokens + train.max_length  # tokens of a step: the last example may reach over the edge
-        self._total = train.steps(1) * step_tokens
-        self._due: list[int] = []
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        self._due = [stage for stage, end in enumerate(self._ends) if self._is_last_step(end) and not self._is_kept(stage)]
-        if self._due:
-            control.should_save = True
-        return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for stage in self._due:
-            self._keep(stage, f"checkpoint-{state.global_step}")
-        self._due = []
-
-    def _is_last_step(self, end: float) -> bool:
-        """Whether all that was drawn is before `end`, and the next step may not be."""
-        return self._stream.sampler.progress < end <= (self._stream.tokens + self._most) / self._total
-
-    def _is_kept(self, stage: int) -> bool:
-        return self._prefixes.folder_of(self._config, stage).exists()
-
-    def _keep(self, stage: int, checkpoint: str) -> None:
-        target = self._prefixes.folder_of(self._config, stage)
+    def keep(self, config: DistillConfig, stage: int, trainer: Path, checkpoint: str, metrics: Path) -> None:
+        """Keep a copy of a checkpoint and of the best weights beside it as the state at the end of a stage."""
+        target = self.folder_of(config, stage)
         draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         shutil.rmtree(draft, ignore_errors=True)
         for name in (checkpoint, "best"):
-            if (self._run / "trainer" / name).exists():
-                shutil.copytree(self._run / "trainer" / name, draft / "trainer" / name)
-        shutil.copy2(self._run / METRICS, draft / METRICS)
+            if (trainer / name).exists():
+                shutil.copytree(trainer / name, draft / "trainer" / name)
+        shutil.copy2(metrics, draft / METRICS)
         try:
             draft.rename(target)
         except OSError:  # another trial was faster, with the same state
             shutil.rmtree(draft)
             if not target.exists():
                 raise
+
+
+class KeepPrefixes(TrainerCallback):
+    """Saves a checkpoint before each step that may draw from the next stage, and keeps a copy of it."""
+
+    def __init__(self, prefixes: Prefixes, config: DistillConfig, run: Path, stream: StepStream) -> None:
+        self._prefixes, self._config, self._run, self._stream = prefixes, config, run, stream
+        self._due: list[int] = []
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        missing = self._prefixes.missing(self._config)
+        self._due = [stage for stage in ending(self._config, self._stream.tokens) if stage in missing]
+        if self._due:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for stage in self._due:
+            self._prefixes.keep(self._config, stage, self._run / "trainer", f"checkpoint-{state.global_step}", self._run / METRICS)
+        self._due = []
+
+
+class SaveAtEnds(TrainerCallback):
+    """Asks for a checkpoint before each step that may draw from the stage after one of `stages`: on every worker alike."""
+
+    def __init__(self, config: DistillConfig, stages: Sequence[int], stream: StepStream) -> None:
+        self._config, self._stages, self._stream = config, stages, stream
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        if any(stage in self._stages for stage in ending(self._config, self._stream.tokens)):
+            control.should_save = True
+        return control
+
+
+def ending(config: DistillConfig, tokens: int) -> list[int]:
+    """The stages of which a step was the last that ended with `tokens` drawn: all of them are before the stage's end, and those of the next
+    step may not be."""
+    train = config.train
+    step = train.per_device_train_batch_tokens * train.gradient_accumulation_steps * config.max_workers
+    total = train.steps(config.max_workers) * step
+    reach = tokens + step + train.max_length  # the last example may reach over the edge
+    return [stage for stage, end in enumerate(shared_ends(config)) if tokens / total < end <= reach / total]
 
 
 def shared_ends(config: DistillConfig) -> list[float]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cleave.config.base import dump
 from cleave.config.distill import DistillConfig
 from cleave.config.sparsity import SparsitySearchConfig
-from cleave.config.tune import CurriculumSearchConfig
+from cleave.config.tune import ON_WORKERS, CurriculumSearchConfig
 from cleave.runs import RunFolder
 from tune.candidates import Candidate, leaders, read_candidates
 from tune.searcher import Order, proposals
@@ -32,10 +32,11 @@ _NOT_TRAINING = {"name", "storage_path", "output_dir", "seed"}
 def run_rounds(config: Search, left: Callable[[int], Round]) -> bool:
     """Train what is `left` at each seed's place, one seed after another. Returns whether nothing is left; time may run out before."""
     from actors.connection import connected
-    from tune.search import check_placement, run_round
+    from tune.placement import check_placement
+    from tune.search import run_round
 
     began = time.monotonic()
-    with connected():
+    with connected(dashboard=config.on_workers):
         slots = check_placement(config)
         for place in range(len(config.seeds)):
             seconds = None if config.time_budget_s is None else config.time_budget_s - (time.monotonic() - began)
@@ -92,7 +93,8 @@ def example(config: Search) -> DistillConfig:
 
 def key_of(config: Search, point: Mapping[str, Any]) -> str:
     """A name for what a point trains, whatever the seed."""
-    content = config.trial(point, 0).model_dump(mode="json", exclude=_NOT_TRAINING)
+    trial = config.trial(point, 0)
+    content = trial.model_dump(mode="json", exclude=_NOT_TRAINING | (ON_WORKERS if trial.backend == "ray" else set()))
     (content.get("curriculum") or {}).pop("designer", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -1,9 +1,9 @@
-"""The trials of one training seed on Ray Tune: plain function trials, as many at a time as fit, poor ones ended early by ASHA.
+"""The trials of one training seed on Ray Tune: function trials, as many at a time as fit, poor ones ended early by ASHA.
 
 What is known lies in the trials' folders, not in Tune's own: its snapshot is up to ten seconds old and lacks the scheduler's rungs. So a
 search that goes on is a new one on what is left, whose scheduler and searcher are told first what was measured before.
 
-Left out: which candidates there are (searcher.py), which of them lead (candidates.py), the training (trial.py).
+Left out: which candidates there are (searcher.py), which of them lead (candidates.py), how many fit (placement.py), training (trial.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
-import ray
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
@@ -31,7 +30,6 @@ from cleave.config.tune import AshaConfig, SearchConfig
 from cleave.console import say
 from cleave.errors import ConfigError, TrainingError
 from cleave.runs import METRICS, RunFolder
-from pipelines.ray_train import places
 from tune.candidates import TRIALS, Candidate, mode_of, note_trial, trial_folder, trial_name
 from tune.learning_curve import Figures, read_curve
 from tune.outcome import Outcome
@@ -95,10 +93,9 @@ def run_round(this: Round, *, slots: int, seconds: float | None, scheduled: bool
     config = this.config
     if not this.trials:
         return
-    shares = ray_tune.PlacementGroupFactory([{name: share for name, share in config.resources_per_trial.items() if share > 0}])
-    optuna = this.samples > 0
+    optuna, trainable = this.samples > 0, as_trainable(this)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(as_trainable(this), shares),
+        ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([config.reserved])),
         param_space={} if optuna else {_PLACE: ray_tune.grid_search(list(range(len(this.points))))},
         tune_config=ray_tune.TuneConfig(
             num_samples=this.samples if optuna else 1,
@@ -117,11 +114,15 @@ def run_round(this: Round, *, slots: int, seconds: float | None, scheduled: bool
         ),
     )
     tuner.fit()
+    if config.on_workers:
+        from tune import workers
+
+        workers.sweep(Path(this.folder.path(TRIALS)))
 
 
-def as_trainable(this: Round) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune calls in a process of its own for each trial."""
-    threads = max(1, int(this.config.resources_per_trial.get("CPU", 1)))
+def as_trainable(this: Round) -> Callable[[dict[str, Any]], None] | type:
+    """What Tune calls in a process of its own for each trial."""
+    threads = max(1, int(this.config.reserved.get("CPU", 1)))
     prefixes = Prefixes(Path(this.folder.path(PREFIXES))) if this.share_prefixes else None
     unmeasured = {this.cost: math.inf} if this.cost else {}  # Tune refuses a report without a figure that its searcher seeks
 
@@ -136,6 +137,10 @@ def as_trainable(this: Round) -> Callable[[dict[str, Any]], None]:
         except TrainingError:  # noted as the outcome; raised, it would cost the process and be tried again
             ray_tune.report(dict.fromkeys(this.watched, math.nan))
 
+    if this.config.on_workers:
+        from tune import workers
+
+        return workers.as_trainable(trial)
     return trial
 
 
@@ -187,7 +192,8 @@ def sentence(outcome: Outcome, metric: str) -> str:
 def scheduler_of(config: AshaConfig, this: Round) -> ASHAScheduler | ParetoHalving:
     """Successive halving that knows the learning curves of earlier starts. Raises ConfigError where it would never look."""
     point = next(iter(this.points.values()), None) or this.space.decode(_any_point(this.space))
-    steps = this.training(point).train.steps(1)
+    training = this.training(point)
+    steps = training.train.steps(training.max_workers)
     if config.grace_period >= steps:
         raise ConfigError(f"a trial has {steps} steps, so none would be ended early; set scheduler.grace_period below that.")
     metric = config.metric or this.metric
@@ -239,20 +245,6 @@ def searcher_of(this: Round) -> Any:
 def curve_of(this: Round, key: str, point: Point) -> list[Figures]:
     """The learning curve that a trial left behind."""
     return read_curve(trial_folder(this.folder, key, this.seed).path(METRICS), first_skill(this.training(point)))
-
-
-def check_placement(config: SearchConfig) -> int:
-    """How many trials run at the same time. Raises ConfigError where the cluster has no room for them."""
-    found, wanted = places(config.resources_per_trial), config.max_concurrent_trials
-    if found < (wanted or 1):
-        have: dict[str, float] = ray.cluster_resources()
-        name, each = max(config.resources_per_trial.items(), key=lambda item: item[1] / max(have.get(item[0], 0.0), 1e-9))
-        fewer = f"set max_concurrent_trials={found}, or" if found else "set"
-        raise ConfigError(
-            f"{wanted or 1} trials at a time need {each * (wanted or 1):g} {name}, the cluster has {have.get(name, 0.0):g} and room for "
-            f"{found} of them; {fewer} resources_per_trial.{name}={have.get(name, 0.0) / (wanted or 1):g}, or add nodes."
-        )
-    return wanted or found
 
 
 def _any_point(space: Space) -> Given:

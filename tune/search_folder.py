@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from cleave.config.base import dump, validate
-from cleave.config.tune import SearchConfig
+from cleave.config.tune import ON_WORKERS, SearchConfig
 from cleave.errors import ConfigError
 from cleave.runs import CONFIG, RunFolder
 
@@ -44,7 +44,8 @@ def start(config: SearchConfig, folder: RunFolder) -> None:
 def check_same(config: S, folder: RunFolder) -> None:
     """Compare with the config that the search was started with, read by today's rules. Raises ConfigError."""
     started = validate(type(config), yaml.safe_load(folder.read_text(CONFIG)), f"{folder.location}/{CONFIG}")
-    before, now = (one.model_dump(mode="json", exclude=_FREE_TO_CHANGE) for one in (started, config))
+    free: dict[str, Any] = dict.fromkeys(_FREE_TO_CHANGE, True) | {"distill": ON_WORKERS}
+    before, now = (one.model_dump(mode="json", exclude=free) for one in (started, config))
     changed = [key for key in now if before[key] != now[key]]
     if changed:
         key, was, wanted = _difference(changed[0], before[changed[0]], now[changed[0]])

@@ -39,8 +39,10 @@ def main(config: SparsitySearchConfig, *, dry_run: bool = False, as_json: bool =
     user has to put right."""
     searches = config.by_role()
     if dry_run:
+        from tune.placement import planned
+
         for one in searches.values():
-            say(f"{check(one)}; nothing was started.")
+            say(f"{check(one)}; {planned(one)}; nothing was started.")
         print(json.dumps(config.model_dump(mode="json")) if as_json else dump(config), end="\n" if as_json else "")
         return 0
     codes = [search(one) for one in searches.values()]

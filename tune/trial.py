@@ -1,12 +1,12 @@
 """One trial: a training in this process, which tells its learning curve while it goes on and leaves its outcome behind.
 
 It is `cleave distill` on one worker without the command around it: the same folder, the same files, and a trial that died goes on from its
-last checkpoint. Nothing here knows Ray, so that a trial can be run, tested and timed without it.
+last checkpoint. Nothing here knows Ray, so that a trial can be run, tested and timed without it; where several workers train, workers.py
+takes the training's place.
 
     outcome = run_trial(config, tell=lambda figures: print(figures["step"], figures["average_accuracy"]))
 
-Left out: several workers (Ray Train inside a trial costs ten times a plain trial), and who decides that a trial ends early: `tell` does
-not return then.
+Left out: who decides that a trial ends early: `tell` does not return then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,11 @@ def run_trial(config: DistillConfig, tell: Tell, prefixes: Prefixes | None = Non
 
 def attempt(config: DistillConfig, folder: RunFolder, tell: Tell, prefixes: Prefixes | None, known: Figures) -> Outcome:
     """Train, and say how it went. A bug is no outcome."""
-    started = time.monotonic()
+    started, train = time.monotonic(), train_here
+    if config.max_workers > 1:
+        from tune.workers import train_on_workers
+
+        train = train_on_workers
     try:
         values = known | train(config, folder, lambda figures: tell(known | figures), prefixes)
     except CleaveError as error:
@@ -81,7 +85,7 @@ def attempt(config: DistillConfig, folder: RunFolder, tell: Tell, prefixes: Pref
     return Outcome("finished", values, seconds=time.monotonic() - started)
 
 
-def train(config: DistillConfig, folder: RunFolder, tell: Tell, prefixes: Prefixes | None) -> Figures:
+def train_here(config: DistillConfig, folder: RunFolder, tell: Tell, prefixes: Prefixes | None) -> Figures:
     """The training itself; returns the last point of the learning curve."""
     run, first = Path(folder.path(".")), first_skill(config)
     folder.write_text(CONFIG, dump(config))
@@ -98,6 +102,11 @@ def train(config: DistillConfig, folder: RunFolder, tell: Tell, prefixes: Prefix
     result = summarise(config, trainer)
     deliver_result(config, folder, trainer.best_dir, result)
     folder.remove(["trainer"])
+    return final_figures(config, folder, result)
+
+
+def final_figures(config: DistillConfig, folder: RunFolder, result: Mapping[str, Any]) -> Figures:
+    """The last point of the learning curve, with what the result says."""
     values = last_figures(config, folder) | {name: result[name] for name in _OF_RESULT if name in result}
     return values if config.prune is None else values | pruned_figures(config, folder, result["best_step"])
 

@@ -108,7 +108,7 @@ class SparsitySearchConfig(SearchConfig):
         if timed and not trial.prune.latency_tokens:
             raise ValueError("latency is not measured; set distill.prune.latency_tokens above 0")
         if self.scheduler is not None and trial.prune.method == "consensus":
-            ramped = math.ceil(trial.prune.sparsity_ramp[1] * trial.train.steps(1))
+            ramped = math.ceil(trial.prune.sparsity_ramp[1] * trial.train.steps(trial.max_workers))
             if self.scheduler.grace_period < ramped:
                 raise ValueError(
                     f"before step {ramped} trials are not as sparse as they will be, so their curves say little; set "

@@ -18,6 +18,13 @@ BY_SKILL = ("f_score", "average_accuracy", "area_under_curve")
 """Metrics that are made of the accuracy on each skill."""
 _OF_MIXTURES = {"order": STAGED, "pacing": STAGED, "schedule": ("scheduled",), "profile": ("missing_skills",)}
 """Fields of `curriculum` that only some mixtures have."""
+DRIVER = {"CPU": 0.1}
+"""What a trial reserves for its own process where several workers train for it: it starts them, listens, and exports at the end."""
+_ONE_PROCESS = {"CPU": 1.0}
+_WHERE = ("backend", "num_workers", "resources_per_worker")
+"""Fields of `distill` that say where a trial runs."""
+ON_WORKERS = {"resources_per_worker", "max_failures"}
+"""Fields of `distill` that change no figure of a trial on several workers."""
 
 
 class DomainConfig(Config):
@@ -77,7 +84,8 @@ class SearchConfig(Config):
     storage_path: str = "runs"
     """Folder of the run folders, on a disk that all nodes of the cluster share."""
     distill: dict[str, Any]
-    """What all trials have in common: a config of `cleave distill`, without name and storage_path."""
+    """What all trials have in common: a config of `cleave distill`, without name and storage_path. With backend: ray and num_workers above
+    1 each trial is a run of Ray Train; otherwise it trains in a process of its own."""
     space: dict[str, DomainConfig] = Field(min_length=1)
     """Fields of `distill`, as section.key, with the values that they may take."""
     searcher: Literal["grid", "random", "optuna", "designer", "stratified"] = "random"
@@ -97,8 +105,9 @@ class SearchConfig(Config):
     """Ends poor trials of the first seed early; null: none."""
     max_concurrent_trials: int | None = Field(None, gt=0)
     """Trials at the same time; null: as many as the cluster has room for."""
-    resources_per_trial: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
-    """What each trial reserves; it computes with as many threads as whole CPUs, at least one."""
+    resources_per_trial: dict[str, float] = Field(default_factory=lambda: dict(_ONE_PROCESS))
+    """What each trial reserves that trains in one process; it computes with as many threads as whole CPUs, at least one. Several workers
+    reserve distill.resources_per_worker instead."""
     max_failures: int = Field(1, ge=0)
     """Times that a trial whose process died starts again from its last checkpoint."""
     time_budget_s: float | None = Field(None, gt=0)
@@ -120,7 +129,22 @@ class SearchConfig(Config):
             raise ValueError("a trial reserves something; set resources_per_trial, such as {CPU: 1}")
         if set(self.distill) & {"name", "storage_path", "output_dir", "seed"}:
             raise ValueError("a trial's name, folder and seed are the search's business; remove them from distill")
+        if placed := [key for key in self.space if key.split(".")[0] in _WHERE]:
+            raise ValueError(f"where a trial runs is not searched; move {placed[0]} from space to distill")
+        if self.on_workers and self.resources_per_trial != _ONE_PROCESS:
+            raise ValueError("workers train, not the trial's own process; set distill.resources_per_worker, and remove resources_per_trial")
         return self
+
+    @property
+    def on_workers(self) -> bool:
+        """Whether several workers train for each trial."""
+        return self.distill.get("backend") == "ray"
+
+    @property
+    def reserved(self) -> dict[str, float]:
+        """What the process of each trial reserves."""
+        wanted = DRIVER if self.on_workers else self.resources_per_trial
+        return {name: share for name, share in wanted.items() if share > 0}
 
     @property
     def domains(self) -> dict[str, DomainConfig]:
@@ -134,8 +158,10 @@ class SearchConfig(Config):
 
     def check_trial(self, trial: DistillConfig, wanted: Set[str]) -> None:
         """What every search asks of a trial beyond what a training asks; `wanted` are the figures that it looks at."""
-        if trial.backend != "inline":
-            raise ValueError("a trial trains on one worker in its own process; remove distill.backend and num_workers")
+        if trial.min_workers != trial.max_workers:
+            raise ValueError("trials share the cluster by the room that each needs, so its workers are a fixed number; set num_workers: 2")
+        if trial.backend == "ray" and trial.num_workers == 1:
+            raise ValueError("one worker trains in the trial's own process; remove distill.backend, or set num_workers above 1")
         if any(mix.eval_split == "test" for mix in trial.tasks):
             raise ValueError(
                 "a search chooses by its held-out figures, so they must not be those of a test split; set eval_split: validation"
