@@ -74,7 +74,7 @@ def _of_search(config: SearchConfig) -> list[Demand]:
     if not config.on_workers:
         return [Demand("trials", count, config.reserved, "resources_per_trial")]
     each = config.distill.get("resources_per_worker", {"CPU": 1.0})
-    workers = Demand("workers", count * int(config.distill["num_workers"]), _positive(each), "distill.resources_per_worker")
+    workers = Demand("workers", count * int(config.distill.get("num_workers", 1)), _positive(each), "distill.resources_per_worker")
     return [workers, Demand("drivers of trials", count, config.reserved, "max_concurrent_trials")]
 
 

@@ -85,10 +85,10 @@ def refusal(config: Search, there: Nodes, found: int) -> str:
     """Why trials have no room, with the remedy."""
     count = config.max_concurrent_trials or 1
     demand, *drivers = demands_of(config)[config.name]
-    name = max(demand.each, key=lambda name: demand.each[name] / max(total(there, name), 1e-9))
+    name = max(demand.each, key=lambda name: demand.each[name] / max(total(there, name), 1e-9), default="CPU")
     have = total(there, name)
     share = max(0.0, (have - sum(count * one.each.get(name, 0.0) for one in drivers)) / demand.count)
-    needs = f"{demand.each[name] * demand.count:g} {name}"
+    needs = amounts({name: demand.each.get(name, 0.0) * demand.count})
     if drivers:
         needs = f"{demand.count} workers with {amounts(demand.each)} each, and {amounts(DRIVER)} for each trial's driver"
     fewer = f"set max_concurrent_trials={found}, or" if found else "set"
