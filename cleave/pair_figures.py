@@ -33,8 +33,10 @@ def pareto_front(rows: Sequence[PairRow], unit: Unit) -> list[PairRow]:
 
 
 def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
-    """A point per row with its interval; those on the Pareto front are joined and in colour. Empty where cost is unknown."""
-    shown = [row for row in rows if unit is not None and cost_per_problem(row, unit)]
+    """A point per row with its interval; those on the Pareto front are joined and in colour. Rows that were asked a part of the tasks have
+    no place beside those that were asked all of them. Empty where cost is unknown."""
+    tasks = max((set(row.by_task) for row in rows), key=len, default=set())
+    shown = [row for row in rows if unit is not None and cost_per_problem(row, unit) and set(row.by_task) == tasks]
     if unit is None or not shown:
         return ""
     front = pareto_front(shown, unit)

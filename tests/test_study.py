@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,10 @@ def test_the_front_holds_what_nothing_beats_at_its_cost() -> None:
     drawn = accuracy_against_cost(rows, "flops")
     assert all(f">{found.name}<" in drawn for found in rows)
     assert accuracy_against_cost(rows, None) == ""
+    whole, part = ({task: Interval(0.5, 0.4, 0.6) for task in tasks} for tasks in (("arithmetic", "lookup"), ("lookup",)))
+    mixed = accuracy_against_cost([replace(row("whole", 0.5, 2), by_task=whole), replace(row("easy part", 1.0, 1), by_task=part)], "flops")
+    assert ">whole<" in mixed
+    assert "easy part" not in mixed, "other problems are no better pair"
     assert "<script" not in differences([row("<script>", 0.5, 1, Interval(0, -0.1, 0.1))])
 
 
