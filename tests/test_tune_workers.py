@@ -138,6 +138,8 @@ def test_without_a_dashboard_such_trials_are_refused(ray_session: None) -> None:
 
 
 def test_a_plan_says_how_many_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.placement.ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("tune.placement.this_machine", lambda: node(CPU=8))
     assert planned(make_search()) == "8 trials at a time"
     assert planned(make_search(distill=ON_TWO)) == "3 trials at a time"
