@@ -70,17 +70,16 @@ def main() -> None:
     args = arguments()
     folder = RunFolder.open(args.storage_path, args.name)
     folder.prepare()
-    rows: list[dict[str, Any]] = []
     for kind in args.noise:
         teach(args, kind, "screened", args.problems, args.samples, seed=0)
-        if args.traces_only:
-            continue
+    if args.traces_only:
+        return
+    rows: list[dict[str, Any]] = []
+    for kind in args.noise:
         teach(args, kind, "fitted", args.fitted, 1, seed=1)
         model = fit(args, kind)
         for family in args.tasks:
             rows.append({"noise": kind, "task": family, **figures(choose(args, kind, family, model))})
-    if args.traces_only:
-        return
     folder.write_lines(METRICS, rows)
     columns = ["noise", "task", "n", "first", "most often", "any distinct", "ranked", "ranked - first", "at best"]
     print_table(columns, [[row[name] for name in columns] for row in rows], title="Right for the wrong reason, %", numbers=columns[2:])

@@ -226,6 +226,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: int = 0
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every draw is the most likely token, so that no noise is needed and all samples of a prompt are equal."""
+        return self.temperature == 0 or self.top_k == 1
+
 
 @dataclass(frozen=True)
 class Completion:

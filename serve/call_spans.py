@@ -20,7 +20,7 @@ from cleave.types import ModelInfo, Usage
 from serve.model_calls import Continue, Continued, ModelCall, Piece, RoleModel, Said, Say
 from serve.open_span import current_span, fail, open_span
 from serve.problem_spans import belonging
-from serve.tracing import CARRIER, Carrier
+from serve.tracing import CARRIER, Carrier, UntracedCall
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -67,19 +67,17 @@ class CalledModel:
                 yield item
 
 
-class ReplicaCall:
-    """A call in the replica that answers it."""
+class ReplicaCall(UntracedCall):
+    """The same with a span, which is told all of it."""
 
     def __init__(self, span: Span) -> None:
         self._span, self._start = span, time.perf_counter()
 
     def batch(self, requests: int, sequences: int) -> None:
-        """It has reached the model, in such a batch."""
         size = {"cleave.batch.requests": requests, "cleave.batch.sequences": sequences}
         self._span.set_attributes({**size, "cleave.queue.seconds": time.perf_counter() - self._start})
 
     def reply(self, reply: Any) -> None:
-        """It was answered, or ended in a CleaveError."""
         if isinstance(reply, CleaveError):
             fail(self._span, type(reply).__name__)
         if (usage := _usage(reply)) is not None:

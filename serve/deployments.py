@@ -30,10 +30,9 @@ from serve.event_log import log_call
 from serve.ledger import LocalLedger
 from serve.model_calls import Continue, ModelCall, RoleModel, Say
 from serve.pins import Answer, Version
-from serve.tracing import Carrier, spans_of
+from serve.tracing import UNTRACED, Carrier, UntracedCall, spans_of
 
 if TYPE_CHECKING:
-    from serve.call_spans import ReplicaCall
     from serve.spans import Spans
 
 START_ATTEMPTS = 1
@@ -51,6 +50,7 @@ class RoleReplica:
     """One replica of a role. A subclass names the host."""
 
     host: ClassVar[type[RoleHost]]
+    _spans: Spans | None = None  # also where the constructor fails
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: RoleConfig, logs_calls: bool = False, tracing: TracingConfig | None = None
@@ -67,10 +67,9 @@ class RoleReplica:
     async def __call__(self, request: Any, carrier: Carrier | None = None) -> Any:
         """The reply to one request, or the CleaveError that it met. `carrier`: the caller's span, here and below (serve/tracing.py)."""
         start = time.perf_counter()
-        with self._span(carrier) as span:
-            reply = await self._host.call(request, None if span is None else span.batch)
-            if span is not None:
-                span.reply(reply)
+        with self._told(carrier) as told:
+            reply = await self._host.call(request, told.batch)
+            told.reply(reply)
         if self._logs_calls:
             log_call(self.host.role_name, reply, time.perf_counter() - start)
         return reply
@@ -88,10 +87,12 @@ class RoleReplica:
 
     async def ask_model(self, call: ModelCall, carrier: Carrier | None = None) -> Any:
         """What the model behind the role replies (serve/model_calls.py), or the CleaveError that it met."""
-        with self._span(carrier) as span:
-            reply = await self._reply(call)
-            if span is not None:
-                span.reply(reply)
+        with self._told(carrier) as told:
+            try:
+                reply = await self._asked().ask(call)
+            except CleaveError as error:
+                reply = error
+            told.reply(reply)
             return reply
 
     async def stream_model(self, call: Say | Continue, wanted: Version | None = None, carrier: Carrier | None = None) -> AsyncIterator[Any]:
@@ -100,33 +101,24 @@ class RoleReplica:
         yield self._version
         if wanted is not None and wanted != self._version:
             return
-        with self._span(carrier) as span:
+        with self._told(carrier) as told:
             try:
                 async for item in self._asked().stream(call):
-                    if span is not None:
-                        span.reply(item)
+                    told.reply(item)
                     yield item
             except CleaveError as error:
-                if span is not None:
-                    span.reply(error)
+                told.reply(error)
                 yield error
 
     def __del__(self) -> None:
         """Serve calls it when the replica stops."""
-        spans: Spans | None = getattr(self, "_spans", None)  # none yet where the constructor failed
-        if spans is not None:
-            spans.close()
+        if self._spans is not None:
+            self._spans.close()
 
-    def _span(self, carrier: Carrier | None) -> AbstractContextManager[ReplicaCall | None]:
+    def _told(self, carrier: Carrier | None) -> AbstractContextManager[UntracedCall]:
         if self._spans is None or carrier is None:
-            return nullcontext()
+            return nullcontext(UNTRACED)
         return self._spans.call(self.host.role_name, self._version.model.name, carrier)
-
-    async def _reply(self, call: ModelCall) -> Any:
-        try:
-            return await self._asked().ask(call)
-        except CleaveError as error:
-            return error
 
     def _asked(self) -> RoleModel:
         if self._model is None:

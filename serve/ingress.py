@@ -44,6 +44,8 @@ HEADROOM = 32
 class Ingress:
     """One HTTP replica."""
 
+    _spans: Spans | None = None  # also where the constructor fails
+
     def __init__(
         self,
         args: ServeArgs,
@@ -71,9 +73,8 @@ class Ingress:
 
     def __del__(self) -> None:
         """Serve calls it when the replica stops."""
-        spans: Spans | None = getattr(self, "_spans", None)  # none yet where the constructor failed
-        if spans is not None:
-            spans.close()
+        if self._spans is not None:
+            self._spans.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         catalogue, background = Catalogue.of(self._args), [] if self._tally is None else [self._tally.run]

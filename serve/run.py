@@ -260,10 +260,10 @@ def _environment(config: ServeConfig, address: str) -> dict[str, Any]:
 
 def _passed_on(config: ServeConfig) -> set[str]:
     """Variables that replicas need. Headers for the receiver of spans hold secrets: the nodes have them themselves, or do without."""
-    names = {config.keys.env, config.tracing.endpoint_env} - {None}
+    names = {name for name in (config.keys.env, config.tracing.endpoint_env) if name is not None}
     if config.tracing.on:
         names |= {name for name in os.environ if name.startswith("OTEL_") and not name.endswith("_HEADERS")}
-    return {name for name in names if name is not None}
+    return names
 
 
 def _reachable(host: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cleave.config.serve_tracing import TracingConfig
 from cleave.errors import ConfigError
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 Carrier = Mapping[str, str]
 CARRIER: ContextVar[Carrier | None] = ContextVar("carrier", default=None)
 """Of the call that is under way; every call sets its own (serve/call_spans.py)."""
+
+
+class UntracedCall:
+    """A call in the replica that answers it, of which nothing is told."""
+
+    def batch(self, requests: int, sequences: int) -> None:
+        """It has reached the model, in such a batch."""
+
+    def reply(self, reply: Any) -> None:
+        """It was answered, or ended in a CleaveError."""
+
+
+UNTRACED = UntracedCall()
 
 
 def carried() -> tuple[Carrier, ...]:

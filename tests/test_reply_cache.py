@@ -69,6 +69,18 @@ async def test_greedy_replies_need_no_seed_and_draws_without_one_are_not_kept(tm
     assert repeatable_key(Prompt(text="a", seed=1), SAMPLING) != repeatable_key(Prompt(text="a", seed=2), SAMPLING)
 
 
+async def test_a_reply_that_ended_in_an_error_is_asked_for_again(tmp_path: Path) -> None:
+    class Broken(Counting):
+        async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+            return [[replace(reply, finish="error") for reply in replies] for replies in await super().generate(prompts, sampling)]
+
+    model = Broken()
+    kept = cached(tmp_path, model)
+    for _ in range(2):
+        await kept.generate([CHAT], SAMPLING)
+    assert model.asked == [1, 1]
+
+
 async def test_options_and_weights_are_told_apart(tmp_path: Path) -> None:
     model = Counting()
     await cached(tmp_path, model).generate([CHAT], SAMPLING)

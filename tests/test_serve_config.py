@@ -178,3 +178,8 @@ def test_a_failed_start_is_told_by_its_own_sentence() -> None:
     assert isinstance(other, RoleUnavailable)
     assert "KeyError" in str(other)
     assert "failed" in str(reason_of({"Solver": ""}, "failed"))
+
+
+def test_a_server_keeps_no_replies() -> None:
+    with pytest.raises(ConfigError, match=r"roles\.solver\.model\.cache would keep all that clients ask"):
+        validate(ServeArgs, {"roles": {"solver": {"model": {"short": "reference:solver", "cache": "x"}}}}, "test")

@@ -53,8 +53,8 @@ class Prefixes:
         if (run / "trainer").exists():
             return 0
         for stage in reversed(range(len(shared_ends(config)))):
-            kept = self.folder_of(config, stage)
-            if kept.exists():
+            if self.has(config, stage):
+                kept = self.folder_of(config, stage)
                 shutil.copy2(kept / METRICS, run / METRICS)
                 draft = run / "trainer.draft"
                 shutil.rmtree(draft, ignore_errors=True)
@@ -63,9 +63,13 @@ class Prefixes:
                 return stage + 1
         return 0
 
+    def has(self, config: DistillConfig, stage: int) -> bool:
+        """Whether the end of a stage is kept."""
+        return self.folder_of(config, stage).exists()
+
     def missing(self, config: DistillConfig) -> list[int]:
         """The stages whose end is not kept."""
-        return [stage for stage in range(len(shared_ends(config))) if not self.folder_of(config, stage).exists()]
+        return [stage for stage in range(len(shared_ends(config))) if not self.has(config, stage)]
 
     def keep(self, config: DistillConfig, stage: int, trainer: Path, checkpoint: str, metrics: Path) -> None:
         """Keep a copy of a checkpoint and of the best weights beside it as the state at the end of a stage."""
@@ -92,8 +96,7 @@ class KeepPrefixes(TrainerCallback):
         self._due: list[int] = []
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        missing = self._prefixes.missing(self._config)
-        self._due = [stage for stage in ending(self._config, self._stream.tokens) if stage in missing]
+        self._due = [stage for stage in ending(self._config, self._stream.tokens) if not self._prefixes.has(self._config, stage)]
         if self._due:
             control.should_save = True
         return control

@@ -183,9 +183,8 @@ class KeepReported(UserCallback):
     def after_report(self, run_context: Any, metrics: Sequence[Mapping[str, Any]], checkpoint: Checkpoint | None) -> None:
         for state in [] if checkpoint is None else Path(checkpoint.path).glob(f"checkpoint-*/{STATE_FILE}"):
             saved = state.parent
-            missing = self._prefixes.missing(self._config)
             for stage in ending(self._config, json.loads(state.read_text(encoding="utf-8"))["stream"]["tokens"]):
-                if stage in missing:
+                if not self._prefixes.has(self._config, stage):
                     self._prefixes.keep(self._config, stage, saved.parent, saved.name, saved.parent / METRICS)
 
 

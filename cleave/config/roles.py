@@ -110,13 +110,9 @@ class VerifierConfig(RoleConfig):
     of a verifier that was trained with judge.steps_per_problem."""
 
 
-SHIPPED_REDRAWS = 8
-"""What the shipped decomposer is asked for by default: plans of generated problems name nothing else than their problems do."""
-
-
 def shipped_decomposer() -> DecomposerConfig:
-    """The decomposer of who names none."""
-    return DecomposerConfig.model_validate({SHORT: "reference:decomposer", "redraws": SHIPPED_REDRAWS})
+    """The decomposer of who names none. Plans of the problems that it knows name nothing else than the problem does."""
+    return DecomposerConfig.model_validate({SHORT: "reference:decomposer", "redraws": 8})
 
 
 class RolesConfig(Config):

@@ -149,6 +149,13 @@ class ServeArgs(Config):
                 raise ValueError(f"the pipeline {name!r} samples {samples} solutions; raise limits.max_n to at least that")
         return self
 
+    @model_validator(mode="after")
+    def _keeps_no_replies(self) -> Self:
+        for role, config in self.roles.played().items():
+            if config.model.cache is not None:
+                raise ValueError(f"roles.{role}.model.cache would keep all that clients ask, for ever and for everybody; remove it")
+        return self
+
     @property
     def needs_ledger(self) -> bool:
         """Whether the HTTP replicas have something to share: counts of keys, traces, or counts of failures."""

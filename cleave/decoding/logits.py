@@ -10,11 +10,6 @@ from torch import Tensor
 from cleave.types import Sampling
 
 
-def is_greedy(sampling: Sampling) -> bool:
-    """Whether every draw is the most likely token, so that no noise is needed and all samples of a prompt are equal."""
-    return sampling.temperature == 0 or sampling.top_k == 1
-
-
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """Return probabilities (B, C) that sum to 1, zero where filtered, and their token ids (B, C); ids None means 0..V-1 in order.
 
@@ -37,7 +32,7 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | Non
 
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tensor:
     """One token per row: (B, V) float32 logits and (B,) numbers in [0, 1) to (B,) token ids. Greedy needs no uniforms."""
-    if uniforms is None or is_greedy(sampling):
+    if uniforms is None or sampling.is_greedy:
         return logits.argmax(-1)
     probs, ids = candidates(logits, sampling)
     cumulative = probs.cumsum(-1, dtype=torch.float64)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cleave.decoding.batch import Batch
 from cleave.decoding.beginnings import common_beginnings
 from cleave.decoding.cache import attends_to_all
-from cleave.decoding.logits import draw, is_greedy
+from cleave.decoding.logits import draw
 from cleave.decoding.noise import U64, as_keys, row_key, uniforms
 from cleave.decoding.stopping import StopStrings, cut, text_of
 from cleave.errors import ConfigError, GenerationError
@@ -95,7 +95,7 @@ class Sampler:
         """
         for prompt in prompts:
             check_length(prompt, self.max_len)
-        copies = 1 if is_greedy(sampling) else sampling.n
+        copies = 1 if sampling.is_greedy else sampling.n
         rows = [
             Row(p, i, row_key(seeds[p], i), limit=min(sampling.max_tokens, self.max_len - len(prompt)))
             for p, prompt in enumerate(prompts)
@@ -120,7 +120,7 @@ class Sampler:
         cancelled: Callable[[], bool],
     ) -> None:
         batch = self._prefill(rows, prompts)
-        keys = None if is_greedy(sampling) else as_keys([row.key for row in rows])
+        keys = None if sampling.is_greedy else as_keys([row.key for row in rows])
         for position in range(max(row.limit for row in rows)):
             if cancelled():
                 raise SamplingCancelled

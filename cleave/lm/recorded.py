@@ -140,20 +140,21 @@ class RecordedModel:
 
 def generate_key(prompt: Prompt, sampling: Sampling) -> str:
     """Hash of everything that a reply depends on."""
-    return _key({"generate": to_dict(prompt), "sampling": to_dict(sampling)})
+    return digest({"generate": to_dict(prompt), "sampling": to_dict(sampling)})
 
 
 def drafts_key(prompt: Prompt, drafting: Drafting) -> str:
     """Hash of everything that drafts depend on, but for the model with its n-grams."""
-    return _key({"drafts": to_dict(prompt), "drafting": to_dict(drafting)})
+    return digest({"drafts": to_dict(prompt), "drafting": to_dict(drafting)})
 
 
 def score_key(prompt: Prompt, continuation: str) -> str:
     """Hash of everything that a score depends on; a seed is not part of it."""
-    return _key({"score": to_dict(replace(prompt, seed=None)), "continuation": continuation})
+    return digest({"score": to_dict(replace(prompt, seed=None)), "continuation": continuation})
 
 
-def _key(content: dict[str, Any]) -> str:
+def digest(content: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -9,7 +9,6 @@ machine: SQLite's locks do not hold on network file systems. Left out: streams a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from cleave.decoding.draft import Draft, Drafting
 from cleave.errors import StorageError
 from cleave.lm.protocol import LanguageModel
-from cleave.lm.recorded import generate_key, score_key
+from cleave.lm.recorded import digest, generate_key, score_key
 from cleave.types import Completion, Prompt, Sampling, from_dict, to_dict
 
 LOCKED_S = 60.0
@@ -37,7 +36,7 @@ class CachedModel:
         self.model = model
         self.info = model.info
         self.capabilities = model.capabilities
-        self._store = ReplyStore(Path(folder).expanduser() / f"{_digest(identity)}.sqlite")
+        self._store = ReplyStore(Path(folder).expanduser() / f"{digest(identity)}.sqlite")
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See LanguageModel. Only calls that are not kept reach the model."""
@@ -46,7 +45,7 @@ class CachedModel:
         missing = [i for i, key in enumerate(keys) if key is None or key not in found]
         drawn = await self.model.generate([prompts[i] for i in missing], sampling) if missing else []
         fresh = dict(zip(missing, drawn, strict=True))
-        self._store.keep({key: replies for i, replies in fresh.items() if (key := keys[i]) is not None})
+        self._store.keep({key: replies for i, replies in fresh.items() if (key := keys[i]) is not None and _is_whole(replies)})
         return [fresh[i] if i in fresh else found[key or ""] for i, key in enumerate(keys)]
 
     async def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Completion]:
@@ -80,9 +79,14 @@ class CachedModel:
 
 def repeatable_key(prompt: Prompt, sampling: Sampling) -> str | None:
     """The key of a call whose reply would be the same again; None for one that is drawn without a seed. Greedy replies need none."""
-    if sampling.temperature == 0 or sampling.top_k == 1:
+    if sampling.is_greedy:
         return generate_key(replace(prompt, seed=None), sampling)
     return None if prompt.seed is None else generate_key(prompt, sampling)
+
+
+def _is_whole(replies: Sequence[Completion]) -> bool:
+    """Whether none ended in an error, which may not come again."""
+    return all(reply.finish != "error" for reply in replies)
 
 
 class ReplyStore:
@@ -128,7 +132,3 @@ class ReplyStore:
             raise StorageError(
                 f"cannot keep replies in {self._path}: {error}; name another folder on a local disk, or remove the file."
             ) from error
-
-
-def _digest(identity: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True, default=str).encode()).hexdigest()[:24]
