@@ -5,6 +5,7 @@ svg = accuracy_against_cost(rows, unit)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -64,20 +65,25 @@ def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
 
 
 def differences(rows: Sequence[PairRow]) -> str:
-    """A line per row: the difference in points with its interval. Empty where nothing is compared."""
-    shown = [row for row in rows if row.difference is not None]
-    if not shown:
+    """A line per row: the difference in points with its interval. Rows that are compared with what most are come first; the others, in
+    grey, name theirs. Empty where nothing is compared."""
+    compared = [(row, row.difference) for row in rows if row.difference is not None]
+    if not compared:
         return ""
+    [(usual, _)] = Counter(difference.against for _, difference in compared).most_common(1)
+    shown = sorted(compared, key=lambda pair: pair[1].against != usual)
     with style("differences", {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(WIDTH * 1.5, 0.9 + 0.3 * len(shown)), layout="constrained")
         axes = figure.add_subplot()
-        values, bounds = percentages([row.difference.interval for row in shown if row.difference is not None])
-        places = range(len(shown))
         axes.axvline(0, color=INK, linewidth=1)
-        axes.errorbar(values, list(places), xerr=bounds, fmt="o", color=COLOURS[0], markersize=5, elinewidth=1.4, capsize=2.5)
-        axes.set_yticks(list(places), [row.name for row in shown])
+        for place, (_, difference) in enumerate(shown):
+            values, bounds = percentages([difference.interval])
+            colour = COLOURS[0] if difference.against == usual else COLOURS[6]
+            axes.errorbar(values, [place], xerr=bounds, fmt="o", color=colour, markersize=5, elinewidth=1.4, capsize=2.5)
+        named = [row.name if difference.against == usual else f"{row.name}, against {difference.against}" for row, difference in shown]
+        axes.set_yticks(range(len(shown)), named)
         axes.invert_yaxis()
-        axes.set_xlabel("points more solved than the row it is compared with")
+        axes.set_xlabel(f"points more solved than {usual}, or than the row that is named")
         frame(axes)
         return as_svg(figure)
 

@@ -162,6 +162,16 @@ def test_the_front_holds_what_nothing_beats_at_its_cost() -> None:
     assert "<script" not in differences([row("<script>", 0.5, 1, Interval(0, -0.1, 0.1))])
 
 
+def test_the_figure_says_with_what_a_row_is_compared() -> None:
+    rows = [row(name, 0.5, 1, Interval(0, -0.1, 0.1)) for name in ("first", "apart", "last")]
+    assert rows[1].difference is not None
+    rows[1] = replace(rows[1], difference=replace(rows[1].difference, against="another"))
+    drawn = differences(rows)
+    assert ">apart, against another<" in drawn
+    assert drawn.index(">first<") < drawn.index(">last<") < drawn.index(">apart, against another<")
+    assert "than T → T, or" in drawn
+
+
 def test_the_interval_covers_what_varies() -> None:
     rng = np.random.default_rng(0)
     same = np.full((3, 40), 0.5)
