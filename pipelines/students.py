@@ -29,9 +29,16 @@ def main(config: StudentsConfig, *, dry_run: bool = False, as_json: bool = False
     if dry_run:
         say("nothing was started.")
         return distill.show_config(config, as_json=as_json)
-    inline = students[0].backend == "inline"
-    code = one_after_another(students) if inline else at_the_same_time(students, config.max_concurrent)
-    return code or show(students, as_json=as_json)
+    return train(students, config.max_concurrent) or show(students, as_json=as_json)
+
+
+def train(students: Iterable[DistillConfig], most: int | None = None) -> int:
+    """Train all, or go on: those on Ray Train at the same time, `most` at once, after the inline ones; returns the exit code."""
+    inline: list[DistillConfig] = []
+    on_ray: list[DistillConfig] = []
+    for student in students:
+        (inline if student.backend == "inline" else on_ray).append(student)
+    return one_after_another(inline) or (at_the_same_time(on_ray, most) if on_ray else 0)
 
 
 def one_after_another(students: Iterable[DistillConfig]) -> int:

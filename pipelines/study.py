@@ -21,7 +21,7 @@ from cleave.console import print_table, say
 from cleave.pair_report import render
 from cleave.pair_table import EVERYTHING, Measured, PairRow, PairTable
 from cleave.runs import CONFIG, MANIFEST, METRICS, REPORT, RunFolder
-from pipelines import collect, distill, evaluate
+from pipelines import collect, evaluate, students
 from pipelines.evaluation_summary import points
 from pipelines.sizes import FREEZING_COLUMNS, SIZE_COLUMNS, freezing_lines, size_lines, sizes_of
 
@@ -49,12 +49,11 @@ def gather(config: StudyConfig) -> int:
 
 
 def train(config: StudyStudents) -> int:
-    """Every student with every seed."""
-    for name in config.students:
-        for seed in config.seeds_of(name):
-            say(f"study: train {name}, seed {seed}")
-            if code := distill.main(config.student(name, seed), quiet=True):
-                return code
+    """Every student with every seed; those that start where others end come after them."""
+    for names in config.generations():
+        some = [config.student(name, seed) for name in names for seed in config.seeds_of(name)]
+        if code := students.train(some):
+            return code
     return 0
 
 

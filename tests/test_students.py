@@ -11,7 +11,7 @@ from cleave.config.base import validate
 from cleave.config.distill import DistillConfig
 from cleave.config.students import StudentsConfig, load_distill
 from cleave.errors import ConfigError, TrainingError
-from pipelines import distill
+from pipelines import distill, students
 from pipelines.students import main
 from tests.test_distill import SHAPE
 
@@ -94,6 +94,18 @@ def test_a_student_that_stops_stops_the_job(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(distill, "main", stopped)
     assert main(job(tmp_path)) == 130
     assert trained == ["decomposer"]
+
+
+def test_inline_students_train_before_those_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+    inline, on_ray = (job(tmp_path, distill=job(tmp_path).distill | {"backend": backend}) for backend in ("inline", "ray"))
+    monkeypatch.setattr(students, "one_after_another", lambda some: trained.append([student.backend for student in some]))
+    monkeypatch.setattr(students, "at_the_same_time", lambda some, most: trained.append(([student.backend for student in some], most)))
+    students.train([on_ray.student("solver"), inline.student("solver"), on_ray.student("decomposer")], 3)
+    assert trained == [["inline"], (["ray", "ray"], 3)]
+    trained.clear()
+    students.train([inline.student("solver")])
+    assert trained == [["inline"]], "no cluster is wanted for that"
 
 
 @pytest.mark.ray

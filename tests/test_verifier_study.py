@@ -220,5 +220,8 @@ def test_a_student_starts_where_another_ended(tmp_path: Path) -> None:
     init = config.student("second", 1).init
     assert init.model is not None
     assert (init.model.short, init.add_layers) == (f"hf:{tmp_path}/which/first-seed1/checkpoint", 1)
+    more = students | {"third": {"init": {"student": "second"}}, "apart": {}, "beside": {"init": {"student": "first"}}}
+    config = validate(VerifierStudyConfig, study(tmp_path, students=more), "test")
+    assert config.generations() == [["first", "apart"], ["second", "beside"], ["third"]]
     with pytest.raises(ConfigError, match="'second' starts from 'first', which has fewer seeds"):
         validate(VerifierStudyConfig, study(tmp_path, students=students, one_seed=["first"]), "test")

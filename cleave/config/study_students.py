@@ -72,6 +72,18 @@ class StudyStudents(Config):
         init = self.students[name].get("init")
         return init.get("student") if isinstance(init, dict) else None
 
+    def generations(self) -> list[list[str]]:
+        """Students that may train at the same time, in the order in which they start from one another."""
+        found: list[list[str]] = []
+        place: dict[str, int] = {}
+        for name in self.students:
+            start = self.starts_after(name)
+            place[name] = 0 if start is None else place[start] + 1
+            if place[name] == len(found):
+                found.append([])
+            found[place[name]].append(name)
+        return found
+
     def seeds_of(self, student: str) -> tuple[int, ...]:
         """The seeds that a student is trained with."""
         return self.seeds[:1] if student in self.one_seed else self.seeds
