@@ -57,7 +57,8 @@ def create_app(
 ) -> FastAPI:
     """The application over one service. With `keys` a request needs one, and `ledger` says what it may still ask for. `background`: what
     runs for as long as the server does."""
-    app = FastAPI(title="Cleave", version=__version__, description=DESCRIPTION, lifespan=_running(background))
+    # A redirect to the path without its last slash would name whatever host the client has named.
+    app = FastAPI(title="Cleave", version=__version__, description=DESCRIPTION, lifespan=_running(background), redirect_slashes=False)
     app.add_middleware(Departure)
     larger = {} if batches is None else {FILES: batches.config.max_file_bytes + FORM_BYTES}
     limits = service.limits

@@ -22,6 +22,10 @@ from cleave.types import Failure
 
 BUG = "the server failed in a way that it should not; its log has the details."
 RETRYABLE = (429, 503)
+SENTENCES = {
+    404: "there is no such path; /docs lists them, none with a slash at its end.",
+    405: "this path has no such method; /docs lists them.",
+}
 CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
 NO_OBJECT = ("model_attributes_type", "model_type", "dict_type", "missing")
 
@@ -117,7 +121,7 @@ def _http_error(error: HTTPException) -> ApiError:
     if error.status_code == 400:
         return refused("the body cannot be read; send a JSON object in UTF-8.", code="invalid_json")
     code = CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
-    return ApiError(error.status_code, str(error.detail), code)
+    return ApiError(error.status_code, SENTENCES.get(error.status_code, str(error.detail)), code)
 
 
 def _type(status: int) -> str:
