@@ -20,7 +20,7 @@ import asyncio
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -45,6 +45,8 @@ DRAFTS, SMOOTHED, NUCLEUS, BEAM = "drafts", "drafts with n-grams", "nucleus", "b
 COVERAGE_K = 3
 """Drafts that take the place of one sample, as in the paper."""
 Hits = npt.NDArray[np.bool_]
+Perplexities = Mapping[tuple[int, str], float]
+"""By question and continuation."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
 async def measure(case: Case, asked: Sequence[Question], writer: Writer, teacher: Writer, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one case."""
     ways = await continue_all(case.kind, asked, writer, options)
+    perplexities = await perplexities_of(ways, asked, teacher)
     greedy = next(way for way in ways if way.method == DRAFTS and way.k == 1)
     nucleus = [way for way in ways if way.method == NUCLEUS]
     return {
@@ -101,7 +104,7 @@ async def measure(case: Case, asked: Sequence[Question], writer: Writer, teacher
         "teacher": case.teacher,
         "questions": len(asked),
         "greedy_flops": greedy.flops,
-        "ways": [figures(way, greedy) | {"perplexity": await perplexity(way, asked, teacher)} for way in ways],
+        "ways": [figures(way, greedy) | {"perplexity": perplexity(way, perplexities)} for way in ways],
         "equal_compute": [at_equal_compute(way, ways) for way in ways if way.method in (DRAFTS, SMOOTHED) and way.k > 1],
         "coverage": coverage(nucleus, next(way for way in ways if way.method == DRAFTS and way.k == COVERAGE_K)),
     }
@@ -140,13 +143,19 @@ def figures(way: Way, greedy: Way) -> dict[str, Any]:
     }
 
 
-async def perplexity(way: Way, asked: Sequence[Question], teacher: Writer) -> dict[str, Any]:
+async def perplexities_of(ways: Sequence[Way], asked: Sequence[Question], teacher: Writer) -> Perplexities:
+    """Of all continuations, each text of a question once: samples of a smaller n are the first of a larger one, ways often agree."""
+    places = list(dict.fromkeys((row, text) for way in ways for row, written in enumerate(way.written) for text in written.first(way.k)))
+    found = await teacher.perplexities([asked[row] for row, _ in places], [text for _, text in places])
+    return dict(zip(places, found, strict=True))
+
+
+def perplexity(way: Way, perplexities: Perplexities) -> dict[str, Any]:
     """Mean and standard deviation under the teacher, by rank and of each question's best continuation. Empty ones have none."""
-    places = [(row, rank) for row, written in enumerate(way.written) for rank in range(min(way.k, len(written.texts)))]
     values = np.full(way.hits.shape, np.nan)
-    found = await teacher.perplexities([asked[row] for row, _ in places], [way.written[row].texts[rank] for row, rank in places])
-    for place, value in zip(places, found, strict=True):
-        values[place] = value
+    for row, written in enumerate(way.written):
+        for rank, text in enumerate(written.first(way.k)):
+            values[row, rank] = perplexities[row, text]
     best = np.where(np.isnan(values), np.inf, values).min(axis=1)
     return {"by_rank": [spread(column) for column in values.T], "best": spread(best)}
 
