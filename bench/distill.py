@@ -43,6 +43,8 @@ from pipelines.start import load_start
 
 TOP_K = 16
 BETA = 0.5
+LOGS = 6
+"""How often a run of the section workers logs."""
 SECTIONS = ("trl", "layout", "workers")
 TARGETS = {
     "ours / SFTTrainer": ">= 1.0",
@@ -74,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--rounds", type=int, default=5, help="rounds per row after one to warm up")
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps per round, of which the first is not counted")
-    parser.add_argument("--worker-steps", type=int, default=24, help="steps of each run of the section workers")
+    parser.add_argument("--worker-steps", type=int, default=48, help="steps of each run of the section workers")
     parser.add_argument("--teacher", default="reference:solver")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="few short steps, figures without meaning")
@@ -167,7 +169,7 @@ def turns(rows: list[Row], rounds: int) -> dict[str, float]:
 
 
 def workers(setting: Setting, rounds: int, steps: int) -> dict[str, float]:
-    """Median tokens per second that either kind of run logs; their first steps, which start things up, are left out."""
+    """Median tokens per second that either kind of run logs."""
     passes = setting.config.train.gradient_accumulation_steps
     kinds: dict[str, dict[str, Any]] = {
         "two threads": {"backend": "inline", "num_threads": 2, "train": {"gradient_accumulation_steps": passes}},
@@ -182,15 +184,19 @@ def workers(setting: Setting, rounds: int, steps: int) -> dict[str, float]:
 
 
 def logged(setting: Setting, name: str, changes: dict[str, Any], steps: int) -> list[float]:
-    """Train in a process of its own; tokens per second of each step but the first two."""
+    """Train in a process of its own; tokens per second by log but the first, which has the start in it.
+
+    A log of every step would measure something else: on Ray Train one waits until the log before it was fetched, every two seconds.
+    """
     data = setting.config.model_dump(mode="json", exclude={"objective"}) | changes | {"name": name, "storage_path": str(setting.folder)}
-    data["train"] = setting.config.train.model_dump(mode="json") | {"max_steps": steps, "logging_steps": 1} | changes["train"]
+    every = max(1, steps // LOGS)
+    data["train"] = setting.config.train.model_dump(mode="json") | {"max_steps": steps, "logging_steps": every} | changes["train"]
     path = setting.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(data))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     subprocess.run([sys.executable, "-m", "cleave", "distill", str(path), "--json"], check=True, env=environment, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (setting.folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [row["tokens_per_second"] for row in rows if row.get("step", 0) > 2 and "loss" in row]
+    return [row["tokens_per_second"] for row in rows if row.get("step", 0) > every and "loss" in row]
 
 
 def ratios(results: dict[str, Any]) -> dict[str, float]:
