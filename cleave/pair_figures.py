@@ -45,7 +45,8 @@ def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
         figure = Figure(figsize=(WIDTH * 1.5, max(4.6, 0.9 + 0.2 * len(shown))))
         axes = figure.add_axes((0.07, 0.11, 0.75, 0.87))
         axes.set_xscale("log")
-        axes.plot(*_places(front, unit), color=COLOURS[0], linewidth=1.6, label="Pareto front")
+        if front:
+            axes.plot(*_places(front, unit), color=COLOURS[0], linewidth=1.6, label="Pareto front")
         for colour, some in ((COLOURS[0], front), (COLOURS[6], [row for row in shown if row not in front])):
             if some:
                 x, y = _places(some, unit)
@@ -59,7 +60,8 @@ def accuracy_against_cost(rows: Sequence[PairRow], unit: Unit | None) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.06, y=0.1)
         frame(axes)
-        axes.legend(loc="lower right")
+        if front:
+            axes.legend(loc="lower right")
         _label(axes, shown, unit)
         return as_svg(figure)
 
