@@ -29,7 +29,7 @@ from serve.gate import Gate
 from serve.keys import KeyRing
 from serve.ledger import Ledger
 from serve.openai_routes import openai_routes
-from serve.page_routes import page_routes
+from serve.page_routes import at_the_prefix, page_routes
 from serve.role_routes import role_routes
 from serve.service import Service
 from serve.solve_routes import solve_routes
@@ -77,6 +77,7 @@ def create_app(
         app.include_router(router, dependencies=needed)
 
     app.include_router(page_routes())
+    app.router.default = at_the_prefix(app.router.default)
 
     @app.get("/health", tags=["Health"], summary="The process answers")
     async def health() -> dict[str, str]:

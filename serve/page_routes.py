@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 FILE = Path(__file__).with_name("page.html")
 
@@ -35,6 +36,17 @@ def page_routes() -> APIRouter:
         return Response(text, headers=headers, media_type="text/html")
 
     return router
+
+
+def at_the_prefix(otherwise: ASGIApp) -> ASGIApp:
+    """For what has no route: the application's prefix without its slash leads to the page, by a path without a host; the rest goes on."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        bare = scope["type"] == "http" and scope["path"] == scope.get("root_path")
+        reply = RedirectResponse(f"{scope['root_path']}/") if bare else otherwise
+        await reply(scope, receive, send)
+
+    return answer
 
 
 def policy(text: str) -> str:

@@ -178,6 +178,18 @@ async def test_no_reply_sends_a_client_to_the_host_that_it_has_named(app: FastAP
             assert "elsewhere" not in reply.text + str(reply.headers)
 
 
+async def test_a_prefix_without_its_slash_leads_to_the_page() -> None:
+    stage = Stage()
+    stage.script = Script()
+    app = create_app(Service(Roles(Decomposes(stage), Solves(stage)), ServeArgs().limits), Catalogue.of(ServeArgs()))
+    transport = httpx.ASGITransport(app, root_path="/team")
+    async with httpx.AsyncClient(transport=transport, base_url="http://cleave") as http:
+        reply = await http.get("/team", headers={"Host": "elsewhere.example"})
+        assert (reply.status_code, reply.headers["Location"]) == (307, "/team/")
+        assert (await http.get("/team/")).headers["Content-Type"].startswith("text/html")
+        check_error(await http.get("/team/nothing"), 404, "not_found")
+
+
 @pytest.mark.parametrize("header", ["X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix", "X-Forwarded-For", "X-Trace-Id", "Cookie"])
 async def test_no_header_takes_the_place_of_a_key(app: FastAPI, trace_id: str, header: str) -> None:
     async with client_for(app, None) as client:
