@@ -10,6 +10,7 @@ does (decomposer.py, solver.py, verifier.py).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from actors.verifier import build_verifier
 from cleave.config.roles import RoleConfig
 from cleave.errors import CleaveError, RoleUnavailable
 from cleave.roles import Role
-from cleave.types import ModelInfo
+from cleave.types import ModelInfo, Usage
 
 CONTROL = "control"
+METRICS_LATER_S = 0.02
+"""Ray takes tens of microseconds for each figure; no reply waits for them."""
 LATENCY_BOUNDARIES_S: list[float] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 BATCH_BOUNDARIES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -79,25 +82,32 @@ class RoleHost:
 
     async def call(self, request: Any, on_batch: OnBatch | None = None) -> Any:
         """The reply to one request, or the CleaveError that it met. `on_batch`: told of its batch; for callers in this process."""
-        start = time.perf_counter()
-        outcome = "error"
+        start, reply, outcome = time.perf_counter(), None, "error"
         try:
             reply = await self._answer(request, on_batch)
             outcome = type(reply).__name__ if isinstance(reply, CleaveError) else "ok"
             return reply
         finally:
-            self._metrics.call(outcome, time.perf_counter() - start)
-            self._metrics.waiting(0 if self._handle is None else self._handle.stats.waiting)
+            self._tell(outcome, time.perf_counter() - start, reply)
 
     async def _answer(self, request: Any, on_batch: OnBatch | None) -> Any:
         if self._handle is None:
             return self._broken
         try:
-            reply = await self._handle(request, on_batch)
+            return await self._handle(request, on_batch)
         except CleaveError as error:
             return error
-        self._metrics.tokens(reply.usage.prompt_tokens, reply.usage.completion_tokens)
-        return reply
+
+    def _tell(self, outcome: str, seconds: float, reply: Any) -> None:
+        """Tell the metrics of a call, once its reply is on its way."""
+        usage = reply.usage if outcome == "ok" else Usage()
+
+        def tell() -> None:
+            self._metrics.call(outcome, seconds)
+            self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
+            self._metrics.waiting(0 if self._handle is None else self._handle.stats.waiting)
+
+        asyncio.get_running_loop().call_later(METRICS_LATER_S, tell)
 
 
 class DecomposerHost(RoleHost):

@@ -5,9 +5,10 @@
     python -m bench.serve --parts memory --requests 1000
 
 hops: one `static` request at a time to models that reply at once (ingress, decomposer, solver, verifier), by what stands in front: Serve's
-proxy, its options for throughput, HAProxy, both. throughput: the shipped models behind HTTP with as many clients as problems in
-flight, against the actors of `cleave evaluate` on the same problems. overload: the rate at which clients saturate the server, then four
-times that rate. memory: what all processes hold over many requests. kills, promotion: bench/faults.py. optillm: bench/optillm.py.
+proxy, its options for throughput, HAProxy, both; beside it as many hops to deployments that do nothing (bench/empty.py). throughput: the
+shipped models behind HTTP with as many clients as problems in flight, against the actors of `cleave evaluate` on the same problems.
+overload: the rate at which clients saturate the server, then four times that rate. memory: what all processes hold over many requests.
+kills, promotion: bench/faults.py. optillm: bench/optillm.py.
 Milliseconds are the machine's; on a busy one only ratios of neighbours mean something.
 """
 
@@ -41,6 +42,7 @@ from bench.application import (
     record_trivial,
     trivial_cast,
 )
+from bench.empty import PREFIX, run_empty
 from bench.evaluate import BATCH, WAIT_S, make_problems
 from bench.load import arriving, closed, milliseconds, statuses
 from bench.serve_tables import show
@@ -53,6 +55,7 @@ from cleave.types import Problem
 
 PARTS = ("hops", "throughput", "overload", "memory", "kills", "promotion", "optillm")
 WARM_UP = 30
+KINDS = ("health", "static", "empty")
 PLACES = 16
 """Requests that the server of `overload` works on at the same time."""
 BATCHING = {"max_batch_size": BATCH, "batch_wait_timeout_s": WAIT_S}
@@ -139,7 +142,7 @@ def hops(arguments: argparse.Namespace) -> dict[str, Any]:
                 found[name].append(apart("hops", arguments, options | haproxy_places(folder)))
             say(f"round {number + 1} of {arguments.rounds}, {name}: p50 {found[name][-1]['static']['p50']:.1f} ms")
     middle = {
-        name: {kind: {p: statistics.median(row[kind][p] for row in rows) for p in ("p50", "p95")} for kind in ("health", "static")}
+        name: {kind: {p: statistics.median(row[kind][p] for row in rows) for p in ("p50", "p95")} for kind in KINDS}
         for name, rows in found.items()
     }
     missing = (
@@ -171,16 +174,19 @@ def haproxy_places(folder: str) -> dict[str, str]:
 
 
 def latency(folder: Path, count: int) -> dict[str, Any]:
-    """Milliseconds of requests one after another over one connection: /health, which ends in the ingress, and a full static one."""
+    """Milliseconds of requests one after another over one connection, in turn: /health, which ends in the ingress, a full static one, and
+    as many hops to deployments that do nothing."""
     bodies = make_bodies(WARM_UP, strategy="static")
     with application({"roles": trivial_cast(record_trivial(folder, problems_of(bodies)))}) as served:
         address = urlsplit(served.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-        found: dict[str, list[float]] = {"health": [], "static": []}
+        run_empty()
+        found: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for number in range(WARM_UP + count):
             body = json.dumps(bodies[number % len(bodies)])
             found["health"].append(timed(connection, "GET", "/health", None))
             found["static"].append(timed(connection, "POST", "/v1/solve", body))
+            found["empty"].append(timed(connection, "POST", f"{PREFIX}/hops", body))
         connection.close()
     return {kind: percentiles(times[WARM_UP:]) for kind, times in found.items()}
 

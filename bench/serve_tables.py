@@ -19,9 +19,9 @@ def show(results: Found) -> None:
 
 
 def hops(found: Found) -> None:
-    columns = ["/health p50", "p95", "static p50", "p95 "]
+    columns = ["/health p50", "p95", "static p50", "p95 ", "empty p50", "p95  "]
     rows = [
-        [name, *(f"{kinds[kind][p]:.1f}" for kind in ("health", "static") for p in ("p50", "p95"))]
+        [name, *(f"{kinds[kind][p]:.1f}" for kind in ("health", "static", "empty") for p in ("p50", "p95"))]
         for name, kinds in found["milliseconds"].items()
     ]
     print_table(["front", *columns], rows, title=f"Milliseconds (targets: static {found['targets']['static']})", numbers=columns)

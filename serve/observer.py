@@ -7,9 +7,13 @@ An observer is called from the event loop, after the fact; it must be quick and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 from cleave.types import Trace
+
+LATER_S = 0.02
+"""After which the reply is on its way."""
 
 
 class Observer:
@@ -49,3 +53,26 @@ class Observers(Observer):
     def answered(self, trace: Trace, rejected_plans: int) -> None:
         for observer in self._observers:
             observer.answered(trace, rejected_plans)
+
+
+class Later(Observer):
+    """Tells another one a moment later, so that no reply waits for it."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        _later(self._observer.request, method, route, status, seconds)
+
+    def at_work(self, requests: int) -> None:
+        _later(self._observer.at_work, requests)
+
+    def first_text(self, seconds: float) -> None:
+        _later(self._observer.first_text, seconds)
+
+    def answered(self, trace: Trace, rejected_plans: int) -> None:
+        _later(self._observer.answered, trace, rejected_plans)
+
+
+def _later(tell: Callable[..., None], *what: object) -> None:
+    asyncio.get_running_loop().call_later(LATER_S, tell, *what)
