@@ -76,7 +76,7 @@ def main() -> int:
         return 0
     results: dict[str, Any] = {"machine": platform.platform(), "cpus": os.cpu_count(), "load": os.getloadavg()}
     for part in arguments.parts:
-        results[part] = hops(arguments) if part == "hops" else apart(part, arguments)
+        results[part] = BY_FRONT[part](arguments) if part in BY_FRONT else apart(part, arguments)
     print(json.dumps(results, indent=2)) if arguments.json else show(results)
     return 0
 
@@ -134,12 +134,11 @@ def apart(part: str, arguments: argparse.Namespace, environment: Mapping[str, st
 
 def hops(arguments: argparse.Namespace) -> dict[str, Any]:
     """Latency by front, the fronts in turn, medians over the rounds."""
-    fronts = {name: options for name, options in FRONTS.items() if has_haproxy() or "haproxy" not in name}
+    fronts = [name for name in FRONTS if has_haproxy() or "haproxy" not in name]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in fronts}
     for number in range(arguments.rounds):
-        for name, options in fronts.items():
-            with tempfile.TemporaryDirectory(prefix="hap") as folder:
-                found[name].append(apart("hops", arguments, options | haproxy_places(folder)))
+        for name in fronts:
+            found[name].append(behind(name, "hops", arguments))
             say(f"round {number + 1} of {arguments.rounds}, {name}: p50 {found[name][-1]['static']['p50']:.1f} ms")
     middle = {
         name: {kind: {p: statistics.median(row[kind][p] for row in rows) for p in ("p50", "p95")} for kind in KINDS}
@@ -155,6 +154,12 @@ def hops(arguments: argparse.Namespace) -> dict[str, Any]:
         "targets": {"static": "p50 <= 12, p95 <= 30"},
         **missing,
     }
+
+
+def behind(front: str, part: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One part with that in front."""
+    with tempfile.TemporaryDirectory(prefix="hap") as folder:
+        return apart(part, arguments, FRONTS[front] | haproxy_places(folder))
 
 
 def has_haproxy() -> bool:
@@ -216,6 +221,12 @@ def bodies_of(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [{"question": problem.question, "context": problem.context, "strategy": "static"} for problem in problems]
 
 
+def throughputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Throughput behind Serve's proxy as it comes, and with what costs the least per request."""
+    fronts = ["proxy", "haproxy, throughput" if has_haproxy() else "proxy, throughput"]
+    return {"fronts": {front: behind(front, "throughput", arguments) for front in fronts}, "target": ">= 0.85"}
+
+
 def throughput(count: int, rounds: int) -> dict[str, Any]:
     """Problems per second over HTTP and through actors in turn, all problems in flight at once, on the same cluster."""
     from actors.pool import pool_roles
@@ -245,7 +256,6 @@ def throughput(count: int, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "problems_per_s": middle,
         "http_over_actors": middle["http"] / middle["actors"],
-        "target": ">= 0.85",
         "statuses": statuses(outcomes),
     }
 
@@ -308,6 +318,9 @@ def held() -> dict[str, float]:
         name = title.split()[0].removeprefix("ray::").rpartition("/")[2]
         found[name] = found.get(name, 0.0) + memory_mib(pid)
     return found
+
+
+BY_FRONT = {"hops": hops, "throughput": throughputs}
 
 
 if __name__ == "__main__":

@@ -30,9 +30,12 @@ def hops(found: Found) -> None:
 
 
 def throughput(found: Found) -> None:
-    rows = [[name, f"{rate:.1f}"] for name, rate in found["problems_per_s"].items()]
-    title = f"{found['problems']} problems: HTTP / actors {found['http_over_actors']:.2f} (target {found['target']})"
-    print_table(["how", "problems/s"], rows, title=title, numbers=["problems/s"])
+    columns = ["HTTP", "actors", "HTTP / actors"]
+    rows = [
+        [front, *(f"{row['problems_per_s'][way]:.1f}" for way in ("http", "actors")), f"{row['http_over_actors']:.2f}"]
+        for front, row in found["fronts"].items()
+    ]
+    print_table(["front", *columns], rows, title=f"Problems per second (target {found['target']})", numbers=columns)
 
 
 def overload(found: Found) -> None:
