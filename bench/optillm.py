@@ -57,21 +57,23 @@ OURS = {"strategy": "single", "samples": SAMPLES, "selection": "majority"}
 
 def against_optillm(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     """Questions per second and accuracy of each, in turn. Raises ConfigError where OptiLLM cannot be installed."""
-    python, problems = environment(), make_problems(count)
+    python, problems, model = environment(), make_problems(count), chat_checkpoint(folder)
     with (
         application({"roles": CAST}) as served,
-        transformers_serve(chat_checkpoint(folder)) as theirs,
+        transformers_serve(model) as theirs,
         optillm(python, f"{served.url}/v1") as before_ours,
         optillm(python, f"{theirs}/v1") as before_theirs,
     ):
         ways: dict[str, tuple[str, dict[str, Any]]] = {
             "cleave": (served.url, {"model": "cleave", "temperature": 1, **OURS}),
             "OptiLLM before cleave's solver": (before_ours, {"model": "self_consistency-solver"}),
-            "OptiLLM before transformers serve": (before_theirs, {"model": "self_consistency-solver"}),
+            "OptiLLM before transformers serve": (before_theirs, {"model": f"self_consistency-{model}"}),
         }
         found: dict[str, list[tuple[float, list[Outcome]]]] = {name: [] for name in ways}
-        for url, fields in ways.values():
-            closed(f"{url}/v1/chat/completions", bodies_of(problems[:CLIENTS], fields), CLIENTS)
+        for name, (url, fields) in ways.items():
+            first = closed(f"{url}/v1/chat/completions", bodies_of(problems[:CLIENTS], fields), CLIENTS)
+            if not answered(first):
+                raise RuntimeError(f"{name} answers nothing: {statuses(first)}")  # which would pass for great speed
         for number in range(rounds):
             for name, (url, fields) in ways.items():
                 start = time.perf_counter()
