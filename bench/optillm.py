@@ -48,7 +48,7 @@ def as_it_was(messages):
 server.parse_conversation = as_it_was
 optillm.main()
 """
-TEMPLATE = "Question: {{ messages[-1]['content'] }}\nSolution:\n"
+TEMPLATE = "Question: {{ messages[-1]['content'] }}\nSolution:{{ '\\n' }}"  # Jinja drops a bare newline at the end
 SAMPLES, MAX_TOKENS, CLIENTS = 5, 256, 8
 START_S = 180.0
 CAST = {role: {"model": f"reference:{role}", "prompts": "reference-v1"} for role in ("decomposer", "solver")}
