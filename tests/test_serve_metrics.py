@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from cleave.types import Failure, ModelInfo, Problem, Trace, Usage, Verdict
 from serve.api import create_app
 from serve.catalogue import Catalogue
 from serve.event_log import EventLog, log_call
-from serve.observer import Observer, Observers
+from serve.observer import LATER_S, Later, Observer, Observers
 from serve.service import Service
 from tests.conftest import ROOT
 from tests.serving import QUESTION, Decomposes, Script, Solves, Speaks, Stage
@@ -52,6 +53,18 @@ class Notes(Observer):
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
+
+
+async def test_a_reply_does_not_wait_for_who_is_told_later(notes: Notes) -> None:
+    later, trace = Later(notes), Trace(Problem("p", "How many?"), "static", answer="1")
+    later.at_work(1)
+    later.first_text(0.5)
+    later.answered(trace, 2)
+    later.at_work(0)
+    later.request("POST", "/v1/solve", 200, 0.1)
+    assert (notes.work, notes.first, notes.traces, notes.requests) == ([], [], [], [])
+    await asyncio.sleep(2 * LATER_S)
+    assert (notes.work, notes.first, notes.traces, notes.requests) == ([1, 0], [0.5], [(trace, 2)], [("POST", "/v1/solve", 200)])
 
 
 def client(notes: Notes, script: Script) -> httpx.AsyncClient:

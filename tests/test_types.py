@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from cleave.types import (
     Verdict,
     from_dict,
     from_json,
+    to_dict,
     to_json,
 )
 
@@ -94,6 +96,11 @@ completions = st.builds(
     finish=finishes,
     usage=usages,
 )
+
+
+@given(st.one_of(traces, problems, plans, solutions, verdicts, prompts, samplings, completions, usages))
+def test_a_dictionary_is_what_dataclasses_make_of_it(value: Any) -> None:
+    assert to_dict(value) == asdict(value)
 
 
 @given(st.one_of(traces, problems, plans, solutions, verdicts, prompts, samplings, completions, usages))
