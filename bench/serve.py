@@ -44,7 +44,7 @@ from bench.application import (
 )
 from bench.empty import PREFIX, run_empty
 from bench.evaluate import BATCH, WAIT_S, make_problems
-from bench.load import arriving, closed, milliseconds, statuses
+from bench.load import Outcome, arriving, closed, milliseconds, statuses
 from bench.serve_tables import show
 from cleave.config.reasoning import ReasoningConfig
 from cleave.config.roles import RolesConfig
@@ -292,21 +292,21 @@ def overload(count: int) -> dict[str, Any]:
 
 
 def memory(folder: Path, count: int) -> dict[str, Any]:
-    """MiB of every process of the cluster after a tenth of the requests and after all of them."""
+    """MiB of every process of the cluster after a tenth of the requests, half and all of them: the first thousands still fill caches."""
     bodies = make_bodies(64, strategy="static")
     with application({"roles": trivial_cast(record_trivial(folder, problems_of(bodies)))}) as served:
-        url, tenth = f"{served.url}/v1/solve", max(1, count // 10)
-        requests = [bodies[number % len(bodies)] for number in range(count)]
-        outcomes = closed(url, requests[:tenth], 8)
-        early = held()
-        say(f"{tenth} requests: {sum(early.values()):.0f} MiB")
-        outcomes += closed(url, requests[tenth:], 8)
-        late = held()
+        found, outcomes = dict[str, dict[str, float]](), list[Outcome]()
+        stops = {"early": max(1, count // 10), "half": max(1, count // 2), "late": count}
+        for when, stop in stops.items():
+            requests = [bodies[number % len(bodies)] for number in range(len(outcomes), stop)]
+            outcomes += closed(f"{served.url}/v1/solve", requests, 8)
+            found[when] = held()
+            say(f"{stop} requests: {sum(found[when].values()):.0f} MiB")
     return {
-        "requests": {"early": tenth, "late": count},
+        "requests": stops,
         "statuses": statuses(outcomes),
-        "mib": {name: {"early": early.get(name, 0.0), "late": mib} for name, mib in late.items()},
-        "growth_mib": sum(late.values()) - sum(early.values()),
+        "mib": {name: {when: mib.get(name, 0.0) for when, mib in found.items()} for name in found["late"]},
+        "growth_mib": {when: sum(found["late"].values()) - sum(found[when].values()) for when in ("early", "half")},
         "target": "flat over 10,000 requests",
     }
 

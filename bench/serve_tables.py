@@ -49,9 +49,11 @@ def overload(found: Found) -> None:
 
 
 def memory(found: Found) -> None:
-    columns = [f"{found['requests'][when]:,} requests" for when in ("early", "late")]
-    rows = [[name, f"{mib['early']:.1f}", f"{mib['late']:.1f}"] for name, mib in sorted(found["mib"].items())]
-    print_table(["MiB of", *columns], rows, title=f"Growth {found['growth_mib']:+.1f} MiB", numbers=columns)
+    columns = [f"{number:,} requests" for number in found["requests"].values()]
+    rows = [[name, *(f"{number:.1f}" for number in mib.values())] for name, mib in sorted(found["mib"].items())]
+    growth = found["growth_mib"]
+    title = f"Growth from a tenth of the requests on {growth['early']:+.1f} MiB, from half of them {growth['half']:+.1f} MiB"
+    print_table(["MiB of", *columns], rows, title=title, numbers=columns)
 
 
 def kills(found: Found) -> None:
