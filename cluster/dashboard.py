@@ -20,6 +20,8 @@ TOKEN_REMEDY = (
     "(`ray get-auth-token` prints it on the head)"
 )
 
+CHECK = "check"
+"""The `cleave_program` in the metadata of the job that examines a cluster before another one starts."""
 TIMEOUTS_S = (10.0, 60.0)
 """For a request's connection, and for the next byte of its reply."""
 

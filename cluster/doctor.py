@@ -1,7 +1,7 @@
 """`cleave doctor --address http://…`, and what `cleave submit` asks before anything starts: `cleave doctor` run as a job of the cluster.
 
-So it sees what the command will see: the same tree, environment, network and storage. The job reserves nothing, is stopped when it
-takes too long, and is deleted afterwards. Left out: the checks themselves (pipelines/doctor.py).
+So it sees what the command will see: the same tree, environment, network and storage. The job reserves nothing and is
+stopped when it takes too long. Left out: the checks themselves (pipelines/doctor.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cleave.config.submit import SubmitConfig
 from cleave.console import say
 from cleave.demands import Demand, Resources
 from cleave.doctor import Finding, as_json, check_room, show, worst
-from cluster.dashboard import connect, reporting
+from cluster.dashboard import CHECK, connect, reporting
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -79,13 +79,13 @@ def examine(
             "storage_path": None,
         }
     )
-    job = send(client, asked, package, {"cleave_program": "doctor"})
+    job = send(client, asked, package, {"cleave_program": CHECK, "job_name": "doctor"})
     try:
         ended = _wait(client, job, config.address)
         with reporting(config.address):
             log = client.get_job_logs(job)
     finally:
-        _remove(client, job, config.address)
+        _stop(client, job, config.address)
     said = last_report(log)
     if said is None:
         return [_no_report(ended, log)], []
@@ -121,12 +121,10 @@ def _wait(client: JobSubmissionClient, job: str, address: str) -> JobDetails:
         time.sleep(POLL_S)
 
 
-def _remove(client: JobSubmissionClient, job: str, address: str) -> None:
-    """Take a job that ended off the list; stop one that did not, which stays on it."""
+def _stop(client: JobSubmissionClient, job: str, address: str) -> None:
+    """Stop a job that did not end. It stays on the list: of a deleted one the dashboard would go on to show a driver that failed."""
     with reporting(address):
-        if client.get_job_info(job).status.is_terminal():
-            client.delete_job(job)
-        else:
+        if not client.get_job_info(job).status.is_terminal():
             client.stop_job(job)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cleave.console import print_table, say
 from cleave.errors import ConfigError, StorageError
-from cluster.dashboard import connect, details, reporting
+from cluster.dashboard import CHECK, connect, details, reporting
 from cluster.follow import follow
 from cluster.submit import RESULTS
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def list_jobs(address: str, *, as_json: bool = False) -> int:
-    """Print the submitted jobs, newest first. Drivers that were not submitted as jobs are left out."""
+    """Print the submitted jobs, newest first. Drivers that were not submitted as jobs are left out, and checks that have ended."""
     client = connect(address)
     with reporting(address):
         jobs = [details(job) for job in client.list_jobs() if job.submission_id]
+    jobs = [job for job in jobs if job["end_time"] is None or job["metadata"].get("cleave_program") != CHECK]
     jobs.sort(key=lambda job: job["start_time"] or 0, reverse=True)
     if as_json:
         print(json.dumps(jobs, ensure_ascii=False))

@@ -108,12 +108,12 @@ def entrypoint(config: SubmitConfig) -> str:
 
 
 def metadata_of(config: SubmitConfig) -> dict[str, str]:
-    """What the dashboard shows beside the job: the where file's, the program, and where results are. Raises ConfigError for a config
-    that its program refuses."""
+    """What the dashboard shows beside the job: its name, the where file's, the program, and where results are. Raises ConfigError for a
+    config that its program refuses."""
     reads = command_of(config.words)
     if reads is None:
         return config.metadata
-    return {"cleave_program": reads.program, **_results(config, reads), **config.metadata}
+    return {"cleave_program": reads.program, **_of_run(config, reads), **config.metadata}
 
 
 def warn_of_secrets(env: dict[str, str]) -> None:
@@ -123,7 +123,9 @@ def warn_of_secrets(env: dict[str, str]) -> None:
         say(f"note: --env {', '.join(named)} will be readable in the dashboard; a secret belongs into the cluster's own environment.")
 
 
-def _results(config: SubmitConfig, reads: Command) -> dict[str, str]:
+def _of_run(config: SubmitConfig, reads: Command) -> dict[str, str]:
+    """The run's name, which Ray's dashboard shows under this key, and its place."""
     resolved = reads._replace(path=str(Path(config.working_dir) / reads.path)).config()
     storage, name = storage_of(resolved), getattr(resolved, "name", None)
-    return {RESULTS: f"{storage.rstrip('/')}/{name}"} if storage and name else {}
+    named = {"job_name": name} if name else {}
+    return named | ({RESULTS: f"{storage.rstrip('/')}/{name}"} if storage and name else {})

@@ -87,7 +87,7 @@ def test_jobs_carry_where_their_results_are() -> None:
     config = SubmitConfig(
         command=("evaluate", "configs/evaluate/smoke.yaml", "name=n"), working_dir=str(ROOT), storage_path="s3://x/", metadata={"team": "a"}
     )
-    assert metadata_of(config) == {"cleave_program": "evaluate", RESULTS: "s3://x/n", "team": "a"}
+    assert metadata_of(config) == {"cleave_program": "evaluate", "job_name": "n", RESULTS: "s3://x/n", "team": "a"}
     assert metadata_of(SubmitConfig(command=("tasks", "list"))) == {}
     with pytest.raises(ConfigError, match="no config file"):
         metadata_of(SubmitConfig(command=("evaluate", "none.yaml")))
