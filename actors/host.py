@@ -10,7 +10,6 @@ does (decomposer.py, solver.py, verifier.py).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -26,13 +25,12 @@ from actors.local import BatchedRole
 from actors.solver import build_solver
 from actors.verifier import build_verifier
 from cleave.config.roles import RoleConfig
+from cleave.deferral import defer
 from cleave.errors import CleaveError, RoleUnavailable
 from cleave.roles import Role
 from cleave.types import ModelInfo, Usage
 
 CONTROL = "control"
-METRICS_LATER_S = 0.02
-"""Ray takes tens of microseconds for each figure; no reply waits for them."""
 LATENCY_BOUNDARIES_S: list[float] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 BATCH_BOUNDARIES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -107,7 +105,7 @@ class RoleHost:
             self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
             self._metrics.waiting(0 if self._handle is None else self._handle.stats.waiting)
 
-        asyncio.get_running_loop().call_later(METRICS_LATER_S, tell)
+        defer(tell)
 
 
 class DecomposerHost(RoleHost):

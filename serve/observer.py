@@ -7,13 +7,10 @@ An observer is called from the event loop, after the fact; it must be quick and 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from cleave.deferral import defer
 from cleave.types import Trace
-
-LATER_S = 0.02
-"""After which the reply is on its way."""
 
 
 class Observer:
@@ -62,17 +59,13 @@ class Later(Observer):
         self._observer = observer
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        _later(self._observer.request, method, route, status, seconds)
+        defer(self._observer.request, method, route, status, seconds)
 
     def at_work(self, requests: int) -> None:
-        _later(self._observer.at_work, requests)
+        defer(self._observer.at_work, requests)
 
     def first_text(self, seconds: float) -> None:
-        _later(self._observer.first_text, seconds)
+        defer(self._observer.first_text, seconds)
 
     def answered(self, trace: Trace, rejected_plans: int) -> None:
-        _later(self._observer.answered, trace, rejected_plans)
-
-
-def _later(tell: Callable[..., None], *what: object) -> None:
-    asyncio.get_running_loop().call_later(LATER_S, tell, *what)
+        defer(self._observer.answered, trace, rejected_plans)

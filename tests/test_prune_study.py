@@ -140,12 +140,12 @@ def test_the_shipped_study_compares_at_equal_cost(root: Path) -> None:
     config = load_study(root / "configs" / "studies" / "prune.yaml")
     assert isinstance(config, StudyConfig)
     arms = {name: config.student(name, 0) for name in config.students}
-    tokens = {name: arm.train.max_tokens for name, arm in arms.items()}
+    tokens = {name: arm.train.max_tokens or 0 for name, arm in arms.items()}
     assert {value for name, value in tokens.items() if "twice" not in name} == {1_000_000}
-    assert sum(tokens[name] * len(config.seeds_of(name)) for name in arms) <= 20_000_000  # type: ignore[operator]
+    assert sum(tokens[name] * len(config.seeds_of(name)) for name in arms) <= 20_000_000
     assert {arm.prune.method for arm in arms.values() if arm.prune} == {"consensus", "magnitude", "random", "layers"}
     assert all(max(arm.prune.sparsity.values()) == 0.5 for arm in arms.values() if arm.prune)
-    assert sum(task.problems for task in config.row("D gates", 0, dict.fromkeys(arms, "x")).tasks) >= 4000
+    assert sum(task.problems for task in config.row("D gates", 0, dict.fromkeys(arms, "x")).tasks) == 3 * 1340
 
 
 def test_the_dense_control_has_the_shape_of_the_pruned_model(root: Path) -> None:

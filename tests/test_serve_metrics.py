@@ -13,13 +13,14 @@ import httpx
 import pytest
 
 from cleave.config.serve import ServeArgs
+from cleave.deferral import DELAY_S
 from cleave.errors import GenerationError
 from cleave.roles import Roles, SolveReply
 from cleave.types import Failure, ModelInfo, Problem, Trace, Usage, Verdict
 from serve.api import create_app
 from serve.catalogue import Catalogue
 from serve.event_log import EventLog, log_call
-from serve.observer import LATER_S, Later, Observer, Observers
+from serve.observer import Later, Observer, Observers
 from serve.service import Service
 from tests.conftest import ROOT
 from tests.serving import QUESTION, Decomposes, Script, Solves, Speaks, Stage
@@ -63,7 +64,7 @@ async def test_a_reply_does_not_wait_for_who_is_told_later(notes: Notes) -> None
     later.at_work(0)
     later.request("POST", "/v1/solve", 200, 0.1)
     assert (notes.work, notes.first, notes.traces, notes.requests) == ([], [], [], [])
-    await asyncio.sleep(2 * LATER_S)
+    await asyncio.sleep(2 * DELAY_S)
     assert (notes.work, notes.first, notes.traces, notes.requests) == ([1, 0], [0.5], [(trace, 2)], [("POST", "/v1/solve", 200)])
 
 
